@@ -1,0 +1,1 @@
+"""What a record and a recipe are: Arrow schemas, the recipe model, ids and states."""
