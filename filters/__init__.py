@@ -1,0 +1,1 @@
+"""Judgements on text without a conversation: words, lengths, repetition, language."""

@@ -1,0 +1,1 @@
+"""Whole-dataset steps: ingest, generate, export; workspace, manifests, shards, catalog."""

@@ -1,0 +1,103 @@
+"""Parquet parts of tables: `tables/<table>/part-<unit>-<number>.parquet`, written whole or not at all."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.files import atomic_path
+from schemas.tables import TABLES
+
+ROW_GROUP_BYTES = 8_000_000  # small groups: a reader holds one at a time, and documents are long
+PART_BYTES = 256_000_000  # of Arrow data in memory, before compression
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a table, as manifests name it. `file` is relative to the workspace."""
+
+    table: str
+    file: str
+    rows: int
+
+
+class TableWriter:
+    """Streams rows of one table into numbered parts.
+
+    Bounded memory: one row group is held. Same rows in the same order give the same bytes. Use as a context
+    manager: on an exception the open part is dropped, finished parts stay (they are in no manifest yet, and the
+    next attempt overwrites them).
+    """
+
+    def __init__(self, workspace: Path, table: str, unit: str, part_bytes: int = PART_BYTES) -> None:
+        self.parts: list[Part] = []
+        self._workspace, self._table, self._unit, self._part_bytes = workspace, table, unit, part_bytes
+        self._schema = TABLES[table]
+        self._rows: list[Row] = []
+        self._held = 0
+        self._written = 0
+        self._part_rows = 0
+        self._open: Any = None  # (context manager, ParquetWriter) of the part being written
+
+    def write(self, row: Row) -> None:
+        self._rows.append(row)
+        self._held += sum(len(value) for value in row.values() if isinstance(value, str)) + 64
+        if self._held >= ROW_GROUP_BYTES:
+            self._flush()
+            if self._written >= self._part_bytes:
+                self._finish_part()
+
+    def write_all(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.write(row)
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._open is None:
+            name = f"tables/{self._table}/part-{self._unit}-{len(self.parts):05d}.parquet"
+            context = atomic_path(self._workspace / name)
+            writer = pq.ParquetWriter(context.__enter__(), self._schema, compression="zstd")
+            self._open = (name, context, writer)
+        table = pa.Table.from_pylist(self._rows, schema=self._schema)
+        self._open[2].write_table(table)
+        self._written += self._held
+        self._part_rows += len(self._rows)
+        self._rows, self._held = [], 0
+
+    def _finish_part(self) -> None:
+        if self._open is None:
+            return
+        name, context, writer = self._open
+        writer.close()
+        context.__exit__(None, None, None)
+        self.parts.append(Part(self._table, name, self._part_rows))
+        self._open, self._written, self._part_rows = None, 0, 0
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._flush()
+            self._finish_part()
+        elif self._open is not None:
+            _, context, writer = self._open
+            writer.close()
+            context.gen.close()  # runs the clean-up of atomic_path without renaming
+            self._open = None
+
+
+def write_rows(workspace: Path, table: str, unit: str, rows: Iterable[Row]) -> list[Part]:
+    """All rows into the parts of one unit. No rows, no part."""
+    with TableWriter(workspace, table, unit) as writer:
+        writer.write_all(rows)
+    return writer.parts
