@@ -1,0 +1,182 @@
+"""The ledger: a durable store of all model calls, so that no answer is ever paid for twice.
+
+SQLite in WAL mode. Reads happen on the caller's thread; writes are queued to one writer thread that commits
+everything waiting in one transaction (group commit), and `put` returns once the answer is committed. A killed process
+therefore loses at most calls whose answers nobody has seen. Several processes and workspaces may share one
+ledger file: the first answer recorded under a key stands, and every reader gets that one.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from generators.engines.base import ChatRequest, Identity
+from schemas.errors import RunError, UserError
+from schemas.ids import digest
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS requests (
+  request_id TEXT PRIMARY KEY,
+  method TEXT NOT NULL, step TEXT NOT NULL,
+  model TEXT NOT NULL, revision TEXT,
+  sampling TEXT NOT NULL, prompt TEXT NOT NULL,
+  response TEXT NOT NULL, finish_reason TEXT NOT NULL,
+  prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER, completion_tokens INTEGER NOT NULL,
+  seconds REAL NOT NULL, engine TEXT NOT NULL, created REAL NOT NULL
+)"""
+_COLUMNS = (
+    "request_id, method, step, model, revision, sampling, prompt, response, finish_reason, "
+    "prompt_tokens, cached_tokens, completion_tokens, seconds, engine"
+)
+_INSERT = f"INSERT OR IGNORE INTO requests ({_COLUMNS}, created) VALUES ({', '.join('?' * 15)})"
+_SELECT = f"SELECT {_COLUMNS} FROM requests WHERE request_id = ?"
+LAYOUT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recorded call. `sampling` and `prompt` are canonical JSON; `prompt` names the template and gives long
+    fields as hash and length, never the text again. `engine` is recorded, not part of the key."""
+
+    request_id: str
+    method: str
+    step: str
+    model: str
+    revision: str | None
+    sampling: str
+    prompt: str
+    response: str
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int | None
+    completion_tokens: int
+    seconds: float
+    engine: str
+
+    def row(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+
+def request_key(identity: Identity, request: ChatRequest, sample_index: int = 0) -> str:
+    """The ledger key: a hash of everything that changes the answer, and of nothing else.
+
+    `group` is left out (it only steers scheduling). With greedy decoding the seed is left out too, since it
+    changes nothing: equal greedy calls of different rows are one call.
+    """
+    sampling = request.sampling.to_dict()
+    if sampling["temperature"] == 0:
+        sampling.update(seed=0, top_p=1.0, top_k=0)
+    return "req-" + digest(
+        {
+            "model": identity.model,
+            "revision": identity.revision,
+            "template": None if request.raw else identity.template,
+            "messages": [[message.role, digest(message.content)] for message in request.messages],
+            "raw": request.raw,
+            "sampling": sampling,
+            "index": sample_index,
+        }
+    )[:40]
+
+
+_Waiter = tuple[Entry, asyncio.Future[None], asyncio.AbstractEventLoop]
+
+
+class Ledger:
+    """Open a ledger file, creating it if needed. Raises UserError when the file is no ledger of this version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._queue: queue.SimpleQueue[_Waiter | None] = queue.SimpleQueue()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._reader = self._connect()
+            version = self._reader.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, LAYOUT_VERSION):
+                raise UserError(f"{path}: ledger layout {version}, and this Longloom reads layout {LAYOUT_VERSION}")
+            self._reader.execute(_TABLE)
+            self._reader.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
+            self._reader.commit()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: cannot be used as a ledger: {error}") from error
+        self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # NORMAL in WAL mode: safe against a killed process; a power cut may lose the last commits, never the file.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    def get(self, request_id: str) -> Entry | None:
+        row = self._reader.execute(_SELECT, (request_id,)).fetchone()
+        return None if row is None else Entry(*row)
+
+    async def put(self, entry: Entry) -> Entry:
+        """Record an answer; returns what stands in the ledger (another process may have been first)."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._queue.put((entry, done, loop))
+        await done
+        stored = self.get(entry.request_id)
+        assert stored is not None, "a committed entry is readable"
+        return stored
+
+    def _write_loop(self) -> None:
+        connection = self._connect()
+        closing = False
+        while not closing:
+            batch: list[_Waiter] = []
+            item = self._queue.get()
+            while True:
+                if item is None:
+                    closing = True
+                else:
+                    batch.append(item)
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            if batch:
+                self._commit(connection, batch)
+        connection.close()
+
+    @staticmethod
+    def _commit(connection: sqlite3.Connection, batch: list[_Waiter]) -> None:
+        error: Exception | None = None
+        try:
+            now = time.time()
+            with connection:
+                connection.executemany(_INSERT, [(*entry.row(), now) for entry, _, _ in batch])
+        except sqlite3.Error as failure:
+            error = RunError(f"the ledger could not be written: {failure}")
+
+        def resolve(waiters: list[asyncio.Future[None]]) -> None:
+            for done in waiters:
+                if done.cancelled():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+
+        loops = {loop for _, _, loop in batch}
+        for loop in loops:
+            waiters = [done for _, done, its in batch if its is loop]
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(resolve, waiters)
+
+    def count(self) -> int:
+        return int(self._reader.execute("SELECT count(*) FROM requests").fetchone()[0])
+
+    def close(self) -> None:
+        """Commit what is queued and close. May be called twice."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+            self._reader.close()

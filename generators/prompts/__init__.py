@@ -1,0 +1,42 @@
+"""Prompts as Jinja2 files: `<method>/<step>.j2`, first line `{# version: N #}`. Wording is our own.
+
+A template is rendered once, with the given fields only (StrictUndefined): text that happens to look like a
+placeholder stays text. Documents come first and the task last, so that calls on one document share a prefix.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_FOLDER = Path(__file__).parent
+_VERSION = re.compile(r"\{#\s*version:\s*(\d+)\s*#\}")
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+
+
+def render(method: str, step: str, fields: dict[str, object]) -> str:
+    """The prompt's text. Raises jinja2.UndefinedError when a field of the template is missing."""
+    return _environment().get_template(f"{method}/{step}.j2").render(fields).strip("\n")
+
+
+@cache
+def version(method: str, step: str) -> str:
+    """The version of a prompt file. ValueError if its first line names none."""
+    first = (_FOLDER / method / f"{step}.j2").read_text("utf-8").partition("\n")[0]
+    match = _VERSION.match(first)
+    if match is None:
+        raise ValueError(f"prompts/{method}/{step}.j2: the first line is not {{# version: N #}}")
+    return match[1]
