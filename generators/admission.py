@@ -9,8 +9,8 @@ together and its prefix in the engine's cache. Three rules:
 
 import asyncio
 import heapq
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 Priority = tuple[int, int]  # (unit number, row number in the unit): smaller goes first

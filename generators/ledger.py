@@ -70,17 +70,20 @@ def request_key(identity: Identity, request: ChatRequest, sample_index: int = 0)
     sampling = request.sampling.to_dict()
     if sampling["temperature"] == 0:
         sampling.update(seed=0, top_p=1.0, top_k=0)
-    return "req-" + digest(
-        {
-            "model": identity.model,
-            "revision": identity.revision,
-            "template": None if request.raw else identity.template,
-            "messages": [[message.role, digest(message.content)] for message in request.messages],
-            "raw": request.raw,
-            "sampling": sampling,
-            "index": sample_index,
-        }
-    )[:40]
+    return (
+        "req-"
+        + digest(
+            {
+                "model": identity.model,
+                "revision": identity.revision,
+                "template": None if request.raw else identity.template,
+                "messages": [[message.role, digest(message.content)] for message in request.messages],
+                "raw": request.raw,
+                "sampling": sampling,
+                "index": sample_index,
+            }
+        )[:40]
+    )
 
 
 _Waiter = tuple[Entry, asyncio.Future[None], asyncio.AbstractEventLoop]

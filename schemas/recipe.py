@@ -146,9 +146,7 @@ class OpenAIEngine(Model):
     tokenizer: str | None = None  # for counting; default: the server's own /tokenize
 
 
-EngineConfig = Annotated[
-    VllmEngine | TransformersEngine | AutoEngine | OpenAIEngine, Field(discriminator="type")
-]
+EngineConfig = Annotated[VllmEngine | TransformersEngine | AutoEngine | OpenAIEngine, Field(discriminator="type")]
 
 # ---------------------------------------------------------------- generators
 

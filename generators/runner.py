@@ -1,0 +1,345 @@
+"""The runner: many generator coroutines in flight over one engine and one ledger.
+
+Each row is a sequential program; keeping hundreds of them in flight keeps the engine's batch full. Every call
+goes ledger -> admission -> engine -> ledger. The engine is started by the first call that the ledger cannot answer.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from generators.admission import Admission, Priority
+from generators.base import Generator, Tokenizer
+from generators.engines.base import (
+    BadRequest,
+    ChatRequest,
+    Completion,
+    Engine,
+    EngineDied,
+    EngineError,
+    EngineInfo,
+    Message,
+    Prepared,
+    PromptTooLong,
+    Sampling,
+)
+from generators.ledger import Entry, Ledger, request_key
+from generators.prompts import render, version
+from schemas.errors import RunError
+from schemas.ids import canonical_json, derive_seed, digest
+from schemas.recipe import SamplingConfig
+from schemas.rows import Sample
+from schemas.states import Reject, State
+
+LONG_FIELD = 256  # characters; longer prompt fields are recorded as hash and length
+TRIES = 6  # of one request, for transport errors
+DEATHS = 3  # of the engine in a row without one answer between them
+BACKOFF = (0.5, 60.0)  # seconds: first wait, longest wait
+MAX_ROWS = 4096  # coroutines alive at once
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters of a run; `seconds` fields are wall time."""
+
+    calls: int = 0
+    ledger_hits: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    rows: int = 0
+    engine_started: float | None = None  # time.monotonic() when the engine was ready
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One row for a generator. `group` is what rows of one document share (None: nothing)."""
+
+    row_id: str
+    row: Any
+    group: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one row: its samples and its state, and the ledger entries it used, in order."""
+
+    task: Task
+    state: State
+    reason: str = ""
+    detail: str = ""
+    samples: list[Sample] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+
+
+class Runner:
+    """One engine, one ledger, many rows. `window` and `tokenizer` belong to the engine's model."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, window: int, tokenizer: Tokenizer, seed: int) -> None:
+        self.engine, self.ledger, self.window, self.tokenizer, self.seed = (
+            engine,
+            ledger,
+            window,
+            tokenizer,
+            seed,
+        )
+        self.stats = Stats()
+        self.info: EngineInfo | None = None
+        self._admission = Admission(tokens=1, slots=1)
+        self._starting = asyncio.Lock()
+        self._in_flight: dict[str, asyncio.Future[Entry]] = {}
+        self._deaths = 0
+        self._room = asyncio.Event()
+        self._alive = 0
+
+    # ------------------------------------------------------------ rows
+
+    async def run(
+        self,
+        generator: Generator[Any],
+        tasks: Iterable[Task],
+        sampling: Mapping[str, SamplingConfig],
+        unit: int = 0,
+        on_row: Callable[[Outcome], None] | None = None,
+    ) -> list[Outcome]:
+        """Run the generator over the tasks; outcomes come back in the order of the tasks.
+
+        Tasks are taken from the iterable only as fast as the engine takes requests, so a long iterable of long
+        documents needs little memory. Raises RunError when the engine cannot be kept alive.
+        """
+        running: list[asyncio.Task[Outcome]] = []
+        try:
+            for number, task in enumerate(tasks):
+                await self._wait_for_room()
+                chat = RowChat(self, generator.method, task, sampling, (unit, number))
+                self._alive += 1
+                running.append(asyncio.create_task(self._row(generator, chat, on_row)))
+                for done in running:
+                    if done.done() and done.exception() is not None:
+                        await done  # a RunError of one row ends the run now, not after the last row
+            return list(await asyncio.gather(*running))
+        finally:
+            for row in running:
+                row.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _wait_for_room(self) -> None:
+        await asyncio.sleep(0)  # let rows that are already running put their requests into the queue
+        while self._alive >= MAX_ROWS or (self._alive and self._queue_is_long()):
+            self._room.clear()
+            await self._room.wait()
+
+    def _queue_is_long(self) -> bool:
+        if self.info is None:  # not started: everything so far came from the ledger, or waits for the start
+            return self._alive >= 64
+        # Rows that wait for a place in the engine, count their tokens or commit an answer.
+        return self._alive - self._admission.running >= max(8, self.info.max_batch // 4)
+
+    async def _row(
+        self, generator: Generator[Any], chat: "RowChat", on_row: Callable[[Outcome], None] | None
+    ) -> Outcome:
+        outcome = Outcome(chat.task, State.OK, entries=chat.entries)
+        try:
+            outcome.samples = await generator.generate(chat.task.row, chat)
+        except Reject as reject:
+            outcome.state, outcome.reason, outcome.detail = reject.state, reject.reason, reject.detail
+        except (RunError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # a bug in a generator ends its row, not the run; the state shows it
+            outcome.state, outcome.reason = State.FAILED, f"error_{type(error).__name__}"
+            outcome.detail = str(error)
+        finally:
+            self._alive -= 1
+            self._admission.release(chat.priority)
+            self._room.set()
+        self.stats.rows += 1
+        if on_row is not None:
+            on_row(outcome)
+        return outcome
+
+    # ------------------------------------------------------------ calls
+
+    async def call(
+        self, request: ChatRequest, priority: Priority, method: str, step: str, prompt: Mapping[str, Any]
+    ) -> Entry:
+        """The answer to a request: from the ledger, from the same request already under way, or from the engine."""
+        key = request_key(self.engine.identity, request)
+        self.stats.calls += 1
+        if (entry := self.ledger.get(key)) is not None:
+            self.stats.ledger_hits += 1
+            return entry
+        if (pending := self._in_flight.get(key)) is not None:
+            try:
+                return await asyncio.shield(pending)
+            except asyncio.CancelledError:
+                if not pending.cancelled():
+                    raise  # it is we who are cancelled; otherwise the other row was, and we ask ourselves
+        future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        self._in_flight[key] = future
+        try:
+            completion = await self._complete(request, priority)
+            entry = await self.ledger.put(self._entry(key, request, completion, method, step, prompt))
+            future.set_result(entry)
+            return entry
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                future.cancel()
+            else:
+                future.set_exception(error)
+                future.exception()  # seen: nobody else may be waiting
+            raise
+        finally:
+            del self._in_flight[key]
+
+    async def _complete(self, request: ChatRequest, priority: Priority) -> Completion:
+        for attempt in range(1, TRIES + 1):
+            try:
+                prepared = await self._prepare(request)
+                text = "\n".join(message.content for message in request.messages)
+                limit = request.sampling.max_tokens
+                async with self._admission.admit(priority, text, prepared.prompt_tokens, limit, request.group):
+                    self._room.set()
+                    completion = await self.engine.generate(prepared)
+            except PromptTooLong as error:
+                raise Reject(State.OVER_BUDGET, "prompt_too_long", str(error)) from error
+            except BadRequest as error:
+                raise Reject(State.FAILED, "bad_request", str(error)) from error
+            except EngineDied as error:
+                self._note_death(error)
+            except EngineError as error:
+                if attempt == TRIES:
+                    raise Reject(State.FAILED, "engine_error", f"{TRIES} tries: {error}") from error
+                await self._back_off(attempt, error.retry_after)
+            else:
+                self._count(completion)
+                return completion
+            self.stats.retries += 1
+        raise Reject(State.FAILED, "engine_died", f"the engine died in each of {TRIES} tries of this request")
+
+    async def _prepare(self, request: ChatRequest) -> Prepared:
+        if self.info is None:
+            async with self._starting:
+                if self.info is None:
+                    await self._start()
+        return await self.engine.prepare(request)
+
+    async def _start(self) -> None:
+        for attempt in range(1, TRIES + 1):
+            try:
+                info = await self.engine.start()
+                break
+            except EngineError as error:
+                if attempt == TRIES or isinstance(error, EngineDied):
+                    raise RunError(f"the engine did not start: {error}") from error
+                await self._back_off(attempt, error.retry_after)
+        # Twice the batch: the engine's own queue stays filled while answers travel back.
+        self._admission.tokens, self._admission.slots = info.kv_tokens, 2 * info.max_batch
+        self.info = info
+        self.stats.engine_started = time.monotonic()
+        self._room.set()
+
+    def _note_death(self, error: EngineDied) -> None:
+        if self.info is not None:  # the first to notice; the others wait for the same restart
+            self.info = None
+            self._deaths += 1
+        if self._deaths >= DEATHS:
+            raise RunError(f"the engine died {self._deaths} times without one answer in between: {error}") from error
+
+    @staticmethod
+    async def _back_off(attempt: int, retry_after: float | None) -> None:
+        first, longest = BACKOFF
+        wait = retry_after if retry_after is not None else first * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+        await asyncio.sleep(min(wait, longest))
+
+    def _count(self, completion: Completion) -> None:
+        self._deaths = 0
+        self.stats.prompt_tokens += completion.prompt_tokens
+        self.stats.cached_tokens += completion.cached_tokens or 0
+        self.stats.completion_tokens += completion.completion_tokens
+
+    def _entry(
+        self,
+        key: str,
+        request: ChatRequest,
+        completion: Completion,
+        method: str,
+        step: str,
+        prompt: Mapping[str, Any],
+    ) -> Entry:
+        identity = self.engine.identity
+        return Entry(
+            request_id=key, method=method, step=step, model=identity.model, revision=identity.revision,
+            sampling=canonical_json(request.sampling.to_dict()), prompt=canonical_json(prompt),
+            response=completion.text, finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens, cached_tokens=completion.cached_tokens,
+            completion_tokens=completion.completion_tokens, seconds=round(completion.seconds, 6),
+            engine=self.info.version if self.info is not None else "",
+        )  # fmt: skip
+
+
+class RowChat:
+    """The `Llm` of one row: renders prompts, derives seeds, remembers which calls the row used."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        method: str,
+        task: Task,
+        sampling: Mapping[str, SamplingConfig],
+        priority: Priority,
+    ) -> None:
+        self.task, self.priority = task, priority
+        self.window, self.tokenizer = runner.window, runner.tokenizer
+        self.rng = Random(derive_seed(runner.seed, task.row_id, "choices"))
+        self.entries: list[Entry] = []
+        self._runner, self._method, self._sampling = runner, method, sampling
+        self._calls: dict[str, int] = {}
+
+    async def chat(
+        self,
+        step: str,
+        *,
+        prefix: str = "",
+        json_schema: Mapping[str, Any] | None = None,
+        stop: Sequence[str] = (),
+        **fields: object,
+    ) -> str:
+        # The step path (step name and its how-manieth call in this row) gives every call its own seed.
+        number = self._calls[step] = self._calls.get(step, -1) + 1
+        config = self._sampling[step]
+        sampling = Sampling(
+            **config.model_dump(),
+            stop=tuple(stop),
+            seed=0 if config.temperature == 0 else derive_seed(self._runner.seed, self.task.row_id, step, number),
+            json_schema=dict(json_schema) if json_schema is not None else None,
+        )
+        messages = [Message("user", render(self._method, step, fields))]
+        if prefix:
+            messages.append(Message("assistant", prefix))
+        request = ChatRequest(tuple(messages), sampling, group=self.task.group)
+        prompt = {
+            "template": f"{self._method}/{step}",
+            "version": version(self._method, step),
+            "prefix": prefix,
+            "fields": {name: _reference(value) for name, value in fields.items()},
+        }
+        entry = await self._runner.call(request, self.priority, self._method, step, prompt)
+        self.entries.append(entry)
+        if entry.finish_reason == "length":
+            limit = f"{entry.completion_tokens} tokens"
+            raise Reject(State.TRUNCATED, f"truncated_{step}", f"call {number} of step {step} stopped at {limit}")
+        return prefix + entry.response
+
+
+def _reference(value: object) -> Any:
+    """A field as the ledger records it: short values whole, long ones as hash and length."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if len(text) <= LONG_FIELD:
+        return value if isinstance(value, str | int | float) else text
+    return {"sha256": digest(text), "chars": len(text)}
