@@ -1,0 +1,39 @@
+"""Text files: one document a file, titled with the file's name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.sources.files import STREAM_ERRORS, bom_encoding, describe, find_files, looks_binary, shown
+from pipelines.sources.rows import MAX_TEXT_BYTES, BadRow, Input, SourceRow, bad_row, make_row
+from schemas.recipe import TextSource
+from schemas.states import State
+
+
+def inputs(source: TextSource, base_dir: Path) -> list[Input]:
+    return [describe(path, base_dir) for path in find_files(source, source.path, base_dir, source.include)]
+
+
+def read(source: TextSource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
+    for path in find_files(source, source.path, base_dir, source.include):
+        location = f"{shown(path, base_dir)}:1"
+        text = read_text(path, location)
+        yield text if isinstance(text, BadRow) else make_row(text, location, title=path.stem)
+
+
+def read_text(path: Path, location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | BadRow:
+    """A text file decoded (UTF-8, or what its byte order mark says), or the bad row that it is."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except STREAM_ERRORS as error:
+        what = getattr(error, "strerror", None) or str(error)
+        return bad_row(location, State.FAILED, "unreadable_file", what)
+    if looks_binary(data):
+        return bad_row(location, State.FILTERED, "binary_file", "a NUL byte near the start")
+    if len(data) > max_bytes:
+        return bad_row(location, State.FILTERED, "file_too_long", f"more than {max_bytes} bytes")
+    try:
+        return data.decode(bom_encoding(data[:4]) or "utf-8")
+    except UnicodeDecodeError as error:
+        what = f"{error.encoding}: {error.reason} at byte {error.start}"
+        return bad_row(location, State.FAILED, "bad_encoding", what)
