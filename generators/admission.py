@@ -2,7 +2,7 @@
 
 Rows of one document stand together in the input, so serving the earliest row first keeps a document's requests
 together and its prefix in the engine's cache. Three rules:
-* a request costs its prompt plus its longest answer; a prefix that a running request of the same group already holds is free;
+* a request costs its prompt plus its longest answer, less what a running request of its group already holds;
 * the earliest row goes first, and nothing smaller overtakes it (no starvation);
 * between two calls of a row its tokens stay reserved against later rows, so that they do not evict its cache.
 """

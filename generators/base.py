@@ -26,6 +26,7 @@ class Llm(Protocol):
     async def chat(
         self,
         step: str,
+        /,
         *,
         prefix: str = "",
         json_schema: Mapping[str, Any] | None = None,

@@ -304,6 +304,7 @@ class RowChat:
     async def chat(
         self,
         step: str,
+        /,
         *,
         prefix: str = "",
         json_schema: Mapping[str, Any] | None = None,

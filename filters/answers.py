@@ -1,0 +1,53 @@
+"""What to look for in a model's answer: leaked labels, refusals, the wrong script. Pure functions on text."""
+
+import re
+import unicodedata
+from collections import Counter
+
+from filters.lengths import word_count
+
+_DECORATION = r"[\s#>*_]*"
+_NUMBER = r"(?:\d+|[一二三四五六七八九十]+)"
+# "Paragraph 3:", "**Paragraph 3 - **", "段落3：", "第三段："; "Paragraph 4 of the treaty" is honest text and stays.
+_LABEL = re.compile(
+    rf"^{_DECORATION}(?:Paragraph\s+{_NUMBER}|段落\s*{_NUMBER}|第\s*{_NUMBER}\s*段)\**\s*(?:[:：.\-–—]+{_DECORATION}|$)",
+    re.IGNORECASE,
+)
+_PLAN_LINE = re.compile(r"\b(?:Main point|主要内容|要点)\s*[:：].*(?:Word count|字数)\s*[:：]", re.IGNORECASE)
+_INVISIBLE = re.compile("[\u200b\u200c\u2060\ufeff]")  # not U+200D: emoji and Indic scripts need it
+
+_REFUSAL = re.compile(
+    r"^\W*(?:(?:i['’]?\s?a?m\s+)?(?:very\s+)?sorry\b|i\s+(?:apologi[sz]e|can(?:no|['’])?t|am\s+(?:unable|not\s+able))\b"
+    r"|as\s+an?\s+(?:ai|language\s+model)\b|unfortunately,?\s+i\b|(?:很?抱歉|对不起|作为一个?(?:AI|人工智能|语言模型)|我无法|我不能))",
+    re.IGNORECASE,
+)
+REFUSAL_WORDS = 60  # a longer answer that opens with an apology is an answer
+
+
+def strip_labels(text: str) -> str:
+    """A cleaner: removes the plan's labels that leaked into written text ("Paragraph 1:", "段落1："), whole plan lines,
+    and invisible characters; nothing else."""
+    lines = []
+    for line in _INVISIBLE.sub("", text).split("\n"):
+        stripped = _LABEL.sub("", line, count=1)
+        if _PLAN_LINE.search(line) or (stripped != line and not stripped.strip()):
+            continue
+        lines.append(stripped)
+    return "\n".join(lines).strip()
+
+
+def is_refusal(text: str) -> bool:
+    """True for a short answer that opens by declining."""
+    return bool(_REFUSAL.match(text)) and word_count(text) <= REFUSAL_WORDS
+
+
+def script(text: str, sample: int = 2000) -> str:
+    """The script of most of the letters ("latin", "cjk", "cyrillic", ...; "none" without letters). Unlike a language
+    detector it is safe on one short sentence. Looks at `sample` letters spread over the text."""
+    letters = [character for character in text if character.isalpha()]
+    letters = letters[:: max(1, len(letters) // sample)]
+    names: Counter[str] = Counter()
+    for character in letters:
+        name = unicodedata.name(character, "UNKNOWN").split(" ")[0].split("-")[0].lower()
+        names["cjk" if name in ("hiragana", "katakana") else name] += 1
+    return names.most_common(1)[0][0] if names else "none"
