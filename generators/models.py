@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +218,11 @@ class _TiktokenTokenizer(TextTokenizer):
         return offsets
 
 
+@lru_cache(maxsize=8)
 def load_tokenizer(ref: str, base_dir: Path) -> TextTokenizer:
     """The tokenizer behind a model reference, or `tiktoken:NAME` (an encoding or an OpenAI model).
 
-    Of a hub model only tokenizer.json is downloaded. Raises UserError, naming the reference.
+    Of a hub model only tokenizer.json is downloaded. Loaded once per process. Raises UserError, naming the reference.
     """
     if ref.startswith("tiktoken:"):
         return _TiktokenTokenizer(_tiktoken_encoding(ref))
