@@ -87,16 +87,19 @@ class OpenAIClient(Engine):
 
     async def _count(self, request: ChatRequest) -> int:
         if self._config.tokenizer is not None:
-            from generators.models import load_tokenizer
-
-            tokenizer = load_tokenizer(self._config.tokenizer, self._base_dir)
-            text = sum(tokenizer.count(message.content) for message in request.messages)
-            return text + wire.template_tokens(request)
+            # A long document takes a tokenizer a tenth of a second, in which other answers should not wait.
+            return await asyncio.to_thread(self._count_here, self._config.tokenizer, request)
         if not self._vllm:
             return wire.estimate_tokens(request)
         replica = choose(self._replicas, request.group)
         body = wire.tokenize_body(self._config.model, request)
         return wire.parse_count(await self._post(replica, replica.tokenize, body))
+
+    def _count_here(self, tokenizer: str, request: ChatRequest) -> int:
+        from generators.models import load_tokenizer
+
+        counter = load_tokenizer(tokenizer, self._base_dir)  # loaded once per process
+        return sum(counter.count(message.content) for message in request.messages) + wire.template_tokens(request)
 
     async def _post(self, replica: Replica, url: URL, body: dict[str, Any]) -> bytes:
         assert self._http is not None, "start() comes first"
@@ -146,6 +149,8 @@ class OpenAIClient(Engine):
     async def _check_all(self, http: Http) -> EngineInfo:
         for replica in self._replicas:  # a second start begins anew
             replica.up, replica.window = False, None
+        if self._config.tokenizer is not None:  # a wrong name is found before the first request
+            await asyncio.to_thread(self._count_here, self._config.tokenizer, wire.PROBE)
         checks = [self._check(http, replica) for replica in self._replicas]
         results = await asyncio.gather(*checks, return_exceptions=True)
         failures: list[tuple[Replica, EngineError]] = []

@@ -103,6 +103,13 @@ def test_a_list_of_models_that_is_none(body):
         openai_wire.parse_window(body.encode(), "http://a", "m", None)
 
 
+def test_a_tokenizer_that_is_not_there_is_found_at_start():
+    server = Server()
+    with pytest.raises(UserError, match="there is no folder"):
+        ask(server, tokenizer="./no-such-tokenizer")
+    assert server.seen == []
+
+
 def test_start_after_a_failed_start():
     server = Server()
 
