@@ -107,6 +107,10 @@ class LongQA(Generator[Document]):
         if budget <= 0:
             raise Reject(State.OVER_BUDGET, "no_room_for_document", f"window {llm.window}, answer {answer_tokens}")
         tokens = llm.tokenizer.count(row.text)
+        if tokens < self.config.document_tokens.min:
+            raise Reject(
+                State.FILTERED, "document_too_short", f"{tokens} tokens, {self.config.document_tokens.min} wanted"
+            )
         if tokens > budget and self.config.too_long == "reject":
             raise Reject(State.OVER_BUDGET, "document_too_long", f"{tokens} tokens, {budget} fit")
         # One excerpt for all questions on a document: they share it in the engine's prefix cache.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filters.language import detect_language
+from filters.language import detect_languages
 from pipelines.seen import SeenIds
 from pipelines.shards import Part, TableWriter
 from pipelines.sources import BadRow, SourceRow, read
@@ -66,10 +66,9 @@ def ingest_source(
         for batch in _batches(_limited(read(source, base_dir), source.limit, limit)):
             rows_in += len(batch)
             kept, lines = _judge(batch, kind, source, seen)
+            _add_languages(kept)
             if kind == "documents" and count_tokens is not None and kept:
-                counts = count_tokens([row["text"] for row in kept])
-                for row, count in zip(kept, counts, strict=True):
-                    row["tokens"] = count
+                _add_tokens(kept, count_tokens)
             table.write_all(kept)
             ledger.write_all(lines)
             states.update(line["state"] for line in lines)
@@ -130,12 +129,23 @@ def _record(row: SourceRow, kind: Kind, source: AnySource, seen: SeenIds) -> dic
     record = {
         "text": row.text,
         "source": source.name,
-        "language": row.language or source.language or detect_language(row.text),
+        "language": row.language or source.language,  # else detected, a batch at a time
         "metadata": metadata,
     }
     if kind == "documents":
         return {"document_id": row_id, "chars": len(row.text), "tokens": None, **record}
     return {"instruction_id": row_id, **record}
+
+
+def _add_languages(kept: list[dict[str, Any]]) -> None:
+    unknown = [row for row in kept if row["language"] is None]
+    for row, language in zip(unknown, detect_languages([row["text"] for row in unknown]), strict=True):
+        row["language"] = language
+
+
+def _add_tokens(kept: list[dict[str, Any]], count_tokens: CountTokens) -> None:
+    for row, count in zip(kept, count_tokens([row["text"] for row in kept]), strict=True):
+        row["tokens"] = count
 
 
 def _metadata(row: SourceRow, source: AnySource) -> str | None:

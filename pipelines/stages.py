@@ -99,9 +99,9 @@ class Stage(ABC):
         for part in record.parts:
             (context.workspace.root / part.file).unlink(missing_ok=True)
 
-    async def close(self) -> None:
-        """Give back what the stage holds (an engine)."""
-        return None
+    def intact(self, record: UnitRecord, context: Context) -> bool:
+        """Is everything still there that the unit wrote?"""
+        return all((context.workspace.root / part.file).exists() for part in record.parts)
 
 
 RunUnit = Callable[[Stage, int, Unit, Context], Awaitable[UnitRecord]]
@@ -117,7 +117,8 @@ async def execute(stage: Stage, context: Context, run_unit: RunUnit = run_direct
     old = load_manifest(path)
     if old is not None and old.recipe != context.recipe.name:
         raise UserError(
-            f"{context.workspace.root}: holds recipe {old.recipe!r}, not {context.recipe.name!r}: name another --workspace"
+            f"{context.workspace.root}: holds recipe {old.recipe!r}, not {context.recipe.name!r}; "
+            "name another --workspace"
         )
     settings = stage.settings(context)
     units = stage.units(context)
@@ -136,7 +137,6 @@ async def execute(stage: Stage, context: Context, run_unit: RunUnit = run_direct
         await _run_units(stage, context, manifest, todo, run_unit)
     finally:
         manifest.save(path)
-        await stage.close()
     manifest.done = True
     manifest.units = {unit.key: manifest.units[unit.key] for unit in units}  # plan order, not order of finishing
     manifest.save(path)
@@ -151,19 +151,14 @@ def _carry_over(
     todo: list[tuple[int, Unit]] = []
     for number, unit in enumerate(units):
         record = stale.get(unit.key)
-        if record is not None and _stands(record, unit, context.workspace):
+        stands = record is not None and record.fingerprint == unit.fingerprint and not record.retry
+        if record is not None and stands and stage.intact(record, context):
             manifest.units[unit.key] = stale.pop(unit.key)
         else:
             todo.append((number, unit))
     for record in stale.values():
         stage.removed(record, context)
     return todo
-
-
-def _stands(record: UnitRecord, unit: Unit, workspace: Workspace) -> bool:
-    if record.fingerprint != unit.fingerprint or record.retry:
-        return False
-    return all((workspace.root / part.file).exists() for part in record.parts)
 
 
 async def _run_units(

@@ -262,7 +262,7 @@ GeneratorConfig = Annotated[AgentWrite | LongQA, Field(discriminator="method")]
 class Export(Model):
     name: Slug
     configs: Annotated[tuple[Literal["sft", "documents"], ...], Field(min_length=1)] = ("sft", "documents")
-    methods: tuple[str, ...] | None = None  # default: all
+    methods: tuple[Slug, ...] | None = None  # default: all
     shard_size: Size = 500_000_000  # bytes of Parquet, e.g. 500MB
 
     @field_validator("shard_size", mode="before")

@@ -1,0 +1,87 @@
+"""From a recipe to stages, and from stages to a finished workspace."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from generators.engines import create_engine
+from pipelines.catalog import build_catalog
+from pipelines.engine_pool import EnginePool, MakeEngine
+from pipelines.export import ExportStage
+from pipelines.generate import GenerateStage
+from pipelines.ingest_stage import IngestStage
+from pipelines.manifest import Manifest
+from pipelines.runs import RunRecord, new_run_id, recipe_hash
+from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
+from pipelines.workspace import Workspace
+from schemas.errors import UserError
+from schemas.loading import load_recipe
+from schemas.recipe import Recipe
+
+
+def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
+    """All stages of a recipe, in the order they run."""
+    return [
+        IngestStage(),
+        *(GenerateStage(config, engines) for config in recipe.generate),
+        *(ExportStage(config) for config in recipe.export),
+    ]
+
+
+def choose(stages: list[Stage], name: str | None) -> list[Stage]:
+    """The stages that `--stage NAME` means: one stage, or all of a kind (`generate`). UserError if none."""
+    if name is None:
+        return stages
+    chosen = [stage for stage in stages if stage.name == name or stage.name.startswith(f"{name}.")]
+    if not chosen:
+        raise UserError(f"--stage {name!r}: the recipe has the stages {', '.join(stage.name for stage in stages)}")
+    return chosen
+
+
+@asynccontextmanager
+async def opened(
+    recipe_path: Path,
+    workspace: Workspace,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    make_engine: MakeEngine = create_engine,
+) -> AsyncIterator[tuple[Context, EnginePool]]:
+    """A context over a recipe with its engine pool, closed at the end. Takes no lock and writes nothing."""
+    recipe = load_recipe(recipe_path)
+    base_dir = recipe_path.absolute().parent
+    engines = EnginePool(recipe, base_dir, workspace.ledger, workspace.logs, make_engine)
+    context = Context(
+        recipe, recipe_hash(recipe), base_dir, workspace, new_run_id(), limit, progress if progress else Silence()
+    )
+    try:
+        yield context, engines
+    finally:
+        await engines.close()
+
+
+async def build(
+    recipe_path: Path,
+    workspace: Workspace,
+    stage: str | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    run_unit: RunUnit = run_directly,
+    make_engine: MakeEngine = create_engine,
+) -> list[Manifest]:
+    """Run a recipe: every stage that is not up to date. Returns the manifests of the stages that were asked for."""
+    async with opened(recipe_path, workspace, limit, progress, make_engine) as (context, engines):
+        stages = choose(make_stages(context.recipe, engines), stage)
+        with workspace.lock():
+            run = RunRecord(workspace, context.recipe, context.run_id)
+            run.start()
+            status = "failed"
+            try:
+                manifests = []
+                for one in stages:
+                    manifests.append(await execute(one, context, run_unit))
+                    build_catalog(workspace)
+                status = "done"
+                return manifests
+            finally:
+                run.finish(status)
+                build_catalog(workspace)

@@ -1,0 +1,121 @@
+"""The dataset card: README.md with YAML front matter, made from what really happened."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.catalog import connect
+from pipelines.runs import versions
+from pipelines.stages import Context
+from schemas.recipe import Export
+
+_MARK = "longloom"
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+_SAMPLES = """
+SELECT method, source, language, count(*) AS samples,
+       sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(response_tokens)::BIGINT AS response_tokens
+FROM samples WHERE {where} GROUP BY ALL ORDER BY ALL"""
+_LENGTHS = """
+SELECT method, min(response_tokens), quantile_disc(response_tokens, 0.25), median(response_tokens)::BIGINT,
+       quantile_disc(response_tokens, 0.75), max(response_tokens),
+       min(prompt_tokens), median(prompt_tokens)::BIGINT, max(prompt_tokens)
+FROM samples WHERE {where} GROUP BY ALL ORDER BY ALL"""
+_DOCUMENTS = """
+SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS documents,
+       sum(chars)::BIGINT AS chars, sum(tokens)::BIGINT AS tokens
+FROM documents GROUP BY ALL ORDER BY ALL"""
+_STATES = "SELECT stage, state, reason, count(*) AS rows FROM row_states GROUP BY ALL ORDER BY ALL"
+_REQUESTS = """
+SELECT model, method, step, count(DISTINCT request_id) AS calls, sum(prompt_tokens)::BIGINT AS prompt_tokens,
+       sum(cached_tokens)::BIGINT AS cached_tokens, sum(completion_tokens)::BIGINT AS completion_tokens
+FROM (SELECT DISTINCT ON (request_id) * FROM requests) GROUP BY ALL ORDER BY ALL"""
+
+
+def is_export(folder: Path) -> bool:
+    """Was this folder written by an export? Told by the card's front matter."""
+    try:
+        front = (folder / "README.md").read_text("utf-8").split("---\n")[1]
+        return _MARK in (yaml.safe_load(front) or {}).get("tags", [])
+    except (OSError, IndexError, AttributeError, yaml.YAMLError):
+        return False
+
+
+def write_card(folder: Path, export: Export, counts: dict[str, int], context: Context) -> None:
+    """Write README.md. `counts`: rows of each exported config."""
+    methods = export.methods
+    where = "true" if methods is None else f"method IN ({', '.join(repr(method) for method in methods)})"
+    with connect(context.workspace) as connection:
+
+        def table(sql: str, header: list[str] | None = None) -> str:
+            cursor = connection.execute(sql.format(where=where))
+            names = header or [column[0] for column in cursor.description or []]
+            return _table(names, cursor.fetchall())
+
+        documents = connection.execute(_DOCUMENTS).fetchall()
+        lengths = ["method", "answer min", "25%", "median", "75%", "max", "prompt min", "median", "max"]
+        sections = {
+            "Rows": _table(["config", "rows"], sorted(counts.items())),
+            "Samples": table(_SAMPLES),
+            "Lengths in tokens": table(_LENGTHS, lengths),
+            "Sources and licences": table(_DOCUMENTS),
+            "What became of every row": table(_STATES),
+            "Model calls": table(_REQUESTS),
+        }
+    text = _front_matter(export, counts, documents, context) + _body(sections, context)
+    (folder / "README.md").write_text(text, "utf-8")
+
+
+def _front_matter(export: Export, counts: dict[str, int], documents: list[Any], context: Context) -> str:
+    licences = sorted({row[2] for row in documents if row[2]})
+    languages = sorted({row[1] for row in documents if row[1] and row[1] != "und"})
+    total = max(counts.values(), default=0)
+    matter = {
+        "pretty_name": f"{context.recipe.name}/{export.name}",
+        "language": languages,
+        "license": licences[0].lower() if len(licences) == 1 else "other",
+        "size_categories": [next((name for limit, name in _SIZES if total < limit), "n>10M")],
+        "task_categories": ["text-generation"],
+        "tags": [_MARK, "synthetic", "long-context"],
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}]}
+            for name in export.configs
+        ],
+    }
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _body(sections: dict[str, str], context: Context) -> str:
+    recipe = context.recipe
+    facts = [
+        ("recipe", recipe.name), ("recipe hash", context.recipe_hash), ("seed", recipe.seed),
+        ("decontamination", "none"), *((name, version) for name, version in versions().items()),
+    ]  # fmt: skip
+    parts = [f"# {_escape(recipe.name)}\n\n{_escape(recipe.description)}\n"]
+    parts += [f"## {title}\n\n{text}\n" for title, text in sections.items()]
+    parts.append(f"## Provenance\n\n{_table(['what', 'value'], facts)}\n")
+    recipe_json = json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    # Indented code: no run of back-ticks in a source name can close it.
+    parts.append("## Recipe with all defaults\n\n" + "\n".join(f"    {line}" for line in recipe_json.splitlines()))
+    return "\n".join(parts) + "\n"
+
+
+def _table(names: list[str], rows: list[Any]) -> str:
+    if not rows:
+        return "none"
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    lines += [f"| {' | '.join(_escape(value) for value in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _escape(value: Any) -> str:
+    """Text from outside as plain text in Markdown: no markup, no table or HTML break-out."""
+    if value is None:
+        return ""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_[]|#!":
+        text = text.replace(character, f"\\{character}")
+    return text

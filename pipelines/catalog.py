@@ -1,0 +1,96 @@
+"""The catalog: `catalog.duckdb`, views over the Parquet parts that manifests name. Derived, rebuilt at any time."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.files import atomic_path
+from pipelines.manifest import load_manifest
+from pipelines.workspace import Workspace
+from schemas.errors import RunError, UserError
+from schemas.tables import TABLES
+
+_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    pa.float64(): "DOUBLE",
+    pa.float32(): "FLOAT",
+    pa.bool_(): "BOOLEAN",
+}
+
+
+def build_catalog(workspace: Workspace) -> None:
+    """Write the catalog anew. Every view of the Contract exists, with no rows where nothing has been made."""
+    parts: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(workspace.manifests.glob("*.json")):
+        manifest = load_manifest(path)
+        for unit in manifest.units.values() if manifest is not None else ():
+            for part in unit.parts:
+                parts[part.table].append(workspace.root / part.file)
+    parts["runs"] = sorted((workspace.root / "tables" / "runs").glob("part-*.parquet"))
+    with atomic_path(workspace.catalog) as temporary:
+        temporary.unlink(missing_ok=True)
+        with duckdb.connect(str(temporary)) as connection:
+            for table, schema in TABLES.items():
+                name = "preference_rows" if table == "preferences" else table
+                connection.execute(f"CREATE VIEW {name} AS {_select(schema, parts[table])}")
+            connection.execute(
+                "CREATE VIEW preferences AS SELECT p.*, s.ref_chosen_logps, s.ref_rejected_logps "
+                "FROM preference_rows p LEFT JOIN scores_ref_logps s ON s.row_id = p.preference_id"
+            )
+
+
+def _select(schema: pa.Schema, files: list[Path]) -> str:
+    if files:
+        return f"SELECT * FROM read_parquet([{', '.join(_quote(str(file)) for file in files)}])"
+    columns = ", ".join(f'CAST(NULL AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema)
+    return f"SELECT {columns} WHERE false"
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sql_type(type_: pa.DataType) -> str:
+    if pa.types.is_list(type_):
+        return f"{_sql_type(type_.value_type)}[]"
+    if pa.types.is_struct(type_):
+        fields = ", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in type_)
+        return f"STRUCT({fields})"
+    if pa.types.is_timestamp(type_):
+        return "TIMESTAMPTZ"
+    return _TYPES[type_]
+
+
+def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
+    """A read-only connection that sees this workspace's tables and no other file, network or extension.
+
+    The catalog is rebuilt first, so a moved workspace or a running job is no problem. UserError without a workspace.
+    """
+    if not workspace.manifests.is_dir():
+        raise UserError(f"{workspace.root}: holds no manifests; run a recipe with this --workspace first")
+    try:
+        build_catalog(workspace)
+    except OSError as error:
+        if not workspace.catalog.exists():  # a read-only folder is fine as long as it has a catalog
+            raise RunError(f"{workspace.catalog}: cannot be written: {error}") from error
+    connection = duckdb.connect(str(workspace.catalog), read_only=True)
+    connection.execute(f"SET allowed_directories = [{_quote(str(workspace.root / 'tables') + '/')}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def query(workspace: Workspace, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of one query. UserError with DuckDB's first line when the query is wrong."""
+    with connect(workspace) as connection:
+        try:
+            cursor = connection.execute(sql)
+            names = [column[0] for column in cursor.description or []]
+            return names, cursor.fetchall()
+        except duckdb.Error as error:
+            raise UserError(f"the query failed: {str(error).splitlines()[0]}") from error

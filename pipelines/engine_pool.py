@@ -1,0 +1,83 @@
+"""The engines of a run: started when first needed, kept while stages use them, one local model at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from generators.base import Tokenizer
+from generators.engines import create_engine
+from generators.engines.base import Engine
+from generators.ledger import Ledger
+from generators.models import load_tokenizer, model_window, resolve_model
+from generators.runner import Runner
+from schemas.errors import UserError
+from schemas.recipe import EngineConfig, OpenAIEngine, Recipe
+
+MakeEngine = Callable[[EngineConfig, Path, Path | None], Engine]
+
+
+class EnginePool:
+    """Runners by the names that a recipe gives its engines. `make_engine` is exchanged by tests."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        base_dir: Path,
+        ledger_path: Path,
+        log_dir: Path | None = None,
+        make_engine: MakeEngine = create_engine,
+    ) -> None:
+        self.recipe, self.base_dir, self.log_dir = recipe, base_dir, log_dir
+        self._ledger_path, self._make_engine = ledger_path, make_engine
+        self._ledger: Ledger | None = None
+        self._engines: dict[str, Engine] = {}
+        self._runners: dict[str, Runner] = {}
+
+    def engine(self, name: str) -> Engine:
+        """The engine, not yet started: enough to ask for its identity."""
+        if name not in self._engines:
+            self._engines[name] = self._make_engine(self.recipe.engines[name], self.base_dir, self.log_dir)
+        return self._engines[name]
+
+    def tokenizer(self, name: str) -> Tokenizer:
+        config = self.recipe.engines[name]
+        if not isinstance(config, OpenAIEngine):
+            return load_tokenizer(config.model, self.base_dir)
+        if config.tokenizer is None:
+            raise UserError(
+                f"engines.{name}.tokenizer: documents are measured in tokens; name the served model's folder, its hub "
+                "name, or tiktoken:o200k_base"
+            )
+        return load_tokenizer(config.tokenizer, self.base_dir)
+
+    async def window(self, name: str) -> int:
+        """Tokens of prompt and answer together. Asks the server only where neither recipe nor model says it."""
+        config = self.recipe.engines[name]
+        if config.max_model_len is not None:
+            return config.max_model_len
+        if isinstance(config, OpenAIEngine):
+            return (await self.engine(name).start()).max_model_len
+        return model_window(resolve_model(config.model, self.base_dir, config.revision).path)
+
+    async def runner(self, name: str) -> Runner:
+        """The runner of an engine; other local engines are closed first, since two models seldom fit one GPU."""
+        if name in self._runners:
+            return self._runners[name]
+        if not isinstance(self.recipe.engines[name], OpenAIEngine):
+            for other in list(self._runners):
+                if not isinstance(self.recipe.engines[other], OpenAIEngine):
+                    await self._engines.pop(other).close()
+                    del self._runners[other]
+        if self._ledger is None:
+            self._ledger = Ledger(self._ledger_path)
+        window, tokenizer = await self.window(name), self.tokenizer(name)
+        self._runners[name] = Runner(self.engine(name), self._ledger, window, tokenizer, self.recipe.seed)
+        return self._runners[name]
+
+    async def close(self) -> None:
+        for engine in self._engines.values():
+            await engine.close()
+        self._engines.clear()
+        self._runners.clear()
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None

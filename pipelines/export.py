@@ -1,0 +1,173 @@
+"""The stage export: a folder that `datasets.load_dataset(DIR, CONFIG)` reads offline, with a dataset card."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.card import is_export, write_card
+from pipelines.code_version import code_version
+from pipelines.files import sync
+from pipelines.manifest import UnitRecord
+from pipelines.shards import write_rows
+from pipelines.stages import Context, Stage, Unit
+from schemas.errors import UserError
+from schemas.ids import digest
+from schemas.recipe import Export
+from schemas.states import State
+from schemas.tables import MESSAGES, SPANS, STRINGS
+
+BATCH_ROWS = 64  # documents are long: a batch of 64 x 64k tokens is some 16 MB
+
+SCHEMAS = {
+    "sft": pa.schema(
+        [
+            ("id", pa.string()), ("messages", MESSAGES), ("method", pa.string()), ("source", pa.string()),
+            ("language", pa.string()), ("prompt_tokens", pa.int64()), ("response_tokens", pa.int64()),
+            ("document_ids", STRINGS), ("evidence", SPANS), ("details", pa.string()), ("model", pa.string()),
+        ]
+    ),
+    "documents": pa.schema(
+        [
+            ("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("language", pa.string()),
+            ("chars", pa.int64()), ("tokens", pa.int64()), ("metadata", pa.string()),
+        ]
+    ),
+}  # fmt: skip
+_TABLE = {"sft": ("samples", "sample_id"), "documents": ("documents", "document_id")}
+
+
+class ShardWriter:
+    """Parquet files of about `shard_bytes` each, named `<config>/train-00000-of-00002.parquet` once all are written."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int) -> None:
+        self.folder, self.rows = folder, 0
+        self._schema, self._shard_bytes = schema, shard_bytes
+        self._paths: list[Path] = []
+        self._writer: Any = None
+        self._sink: Any = None
+
+    def write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._paths.append(self.folder / f"{len(self._paths):05d}.parquet")
+            self._sink = self._paths[-1].open("wb")
+            self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+        self._writer.write_table(table)
+        self.rows += table.num_rows
+        if self._sink.tell() >= self._shard_bytes:
+            self._end_shard()
+
+    def _end_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._sink.close()
+            sync(self._paths[-1])
+            self._writer = self._sink = None
+
+    def close(self) -> list[Path]:
+        """An empty dataset still gets one file, so that loading it gives zero rows instead of an error."""
+        if not self._paths:
+            self.write(self._schema.empty_table())
+        self._end_shard()
+        total = len(self._paths)
+        return [
+            path.rename(path.with_name(f"train-{n:05d}-of-{total:05d}.parquet")) for n, path in enumerate(self._paths)
+        ]
+
+
+class ExportStage(Stage):
+    """One entry of the recipe's `export` list: one unit, done anew when anything upstream has changed."""
+
+    def __init__(self, config: Export) -> None:
+        self.config = config
+        self.name = f"export.{config.name}"
+
+    def settings(self, context: Context) -> dict[str, Any]:
+        code = code_version("pipelines/export.py", "pipelines/card.py")
+        return {**self.config.model_dump(mode="json"), "code": code}
+
+    def _upstream(self, context: Context) -> list[str]:
+        return ["ingest", *(f"generate.{generator.name}" for generator in context.recipe.generate)]
+
+    def units(self, context: Context) -> list[Unit]:
+        upstream = {
+            stage: [unit.fingerprint for unit in context.upstream(stage).units.values()]
+            for stage in self._upstream(context)
+        }
+        fingerprint = digest([self.settings(context), upstream])
+        return [Unit("all", fingerprint)]
+
+    async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
+        final = self.folder(context)
+        temporary = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        states: list[dict[str, Any]] = []
+        counts: dict[str, int] = {}
+        for config in self.config.configs:
+            writer = ShardWriter(temporary / config, SCHEMAS[config], self.config.shard_size)
+            for table, left_out in self._tables(config, context):
+                writer.write(table)
+                states += [_state_row(self.name, row_id, config) for row_id in table.column("id").to_pylist()]
+                states += [_state_row(self.name, row_id) for row_id in left_out]
+                context.progress.advance(table.num_rows + len(left_out))
+            writer.close()
+            counts[config] = writer.rows
+        write_card(temporary, self.config, counts, context)
+        replace_folder(temporary, final)
+        parts = write_rows(context.workspace.root, "row_states", f"{self.name}-{unit.key}", states)
+        ended = Counter(state["state"] for state in states)
+        return UnitRecord(unit.fingerprint, parts, len(states), dict(sorted(ended.items())))
+
+    def folder(self, context: Context) -> Path:
+        return context.workspace.exports / self.config.name
+
+    def intact(self, record: UnitRecord, context: Context) -> bool:
+        return super().intact(record, context) and (self.folder(context) / "README.md").exists()
+
+    def _tables(self, config: str, context: Context) -> Iterator[tuple[pa.Table, list[str]]]:
+        """Batches in the export's schema, each with the ids of rows that the recipe leaves out."""
+        table, id_column = _TABLE[config]
+        stages = ["ingest"] if config == "documents" else self._upstream(context)[1:]
+        schema, methods = SCHEMAS[config], self.config.methods
+        for part in (part for stage in stages for part in context.upstream(stage).parts(table)):
+            for batch in pq.ParquetFile(context.workspace.root / part.file).iter_batches(BATCH_ROWS):
+                left_out: list[str] = []
+                if config == "sft" and methods is not None:
+                    wanted = pc.is_in(batch.column("method"), pa.array(methods))
+                    left_out = batch.filter(pc.invert(wanted)).column(id_column).to_pylist()
+                    batch = batch.filter(wanted)
+                columns = [batch.column(id_column if name == "id" else name) for name in schema.names]
+                yield pa.table(columns, schema=schema), left_out
+
+
+def _state_row(stage: str, row_id: str, config: str | None = None) -> dict[str, Any]:
+    """`config` None: the row was left out because its method is not among the export's methods."""
+    state, reason = (State.OK, "") if config is not None else (State.FILTERED, "method_not_exported")
+    return {"row_id": row_id, "stage": stage, "state": state.value, "reason": reason, "detail": config or ""}
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in the place of the old one. After a crash in between, the stage is simply done again."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def copy_export(folder: Path, to: Path) -> None:
+    """Copy a finished export. UserError when `to` holds something that is no export of Longloom's."""
+    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not is_export(to))):
+        raise UserError(f"{to}: exists and is no export; name a new or empty folder with --to")
+    temporary = to.absolute().with_name(f".{to.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(folder, temporary)
+    replace_folder(temporary, to.absolute())

@@ -1,0 +1,99 @@
+"""Choosing and loading the rows of a generate stage: which document or instruction, how often, in which order."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.shards import Part
+from schemas.ids import derive_seed
+
+CHARS_PER_TOKEN = 4  # only to sort documents into length classes when ingest did not count tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document or instruction and where it stands. `tokens` is an estimate where ingest did not count."""
+
+    row_id: str
+    source: str
+    tokens: int
+    file: str
+    group: int  # row group in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row of a generate stage: the how-manieth use of a candidate."""
+
+    candidate: Candidate
+    number: int
+
+    @property
+    def row_id(self) -> str:
+        return f"{self.candidate.row_id}#{self.number}"
+
+
+def candidates(root: Path, parts: Iterable[Part], id_column: str, sources: set[str] | None) -> list[Candidate]:
+    """All rows of the parts, in their order; only ids and lengths are read."""
+    found = []
+    for part in parts:
+        file = pq.ParquetFile(root / part.file)
+        names = [name for name in (id_column, "source", "tokens", "chars") if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group, names).to_pylist():
+                if sources is None or row["source"] in sources:
+                    tokens = row.get("tokens") or math.ceil((row.get("chars") or 0) / CHARS_PER_TOKEN)
+                    found.append(Candidate(row[id_column], row["source"], tokens, part.file, group))
+    return found
+
+
+def draw(found: list[Candidate], per_row: int, count: int | None, flat: bool, seed: int) -> list[Draw]:
+    """Each candidate `per_row` times, or `count` draws among these: at random, or evenly over length classes (powers
+    of two of the token count) so that long documents are not rare. The result is in the candidates' order."""
+    every = [Draw(candidate, number) for candidate in found for number in range(per_row)]
+    if count is None or count >= len(every):
+        return every
+    rng = Random(derive_seed(seed, "draw"))
+    classes: dict[int, list[int]] = defaultdict(list)
+    for index, one in enumerate(every):
+        classes[one.candidate.tokens.bit_length() if flat else 0].append(index)
+    for members in classes.values():
+        rng.shuffle(members)
+        members.sort(key=lambda index: every[index].number)  # first every document once, then again
+    chosen: list[int] = []
+    queues = [classes[key] for key in sorted(classes, reverse=True)]
+    while len(chosen) < count:
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop(0))
+    return [every[index] for index in sorted(chosen)]
+
+
+def shards(draws: list[Draw], rows: int) -> list[list[Draw]]:
+    """Runs of about `rows` draws; the draws of one candidate stay in one shard."""
+    result: list[list[Draw]] = []
+    for one in draws:
+        new_candidate = not result or result[-1][-1].candidate.row_id != one.candidate.row_id
+        if not result or (len(result[-1]) >= rows and new_candidate):
+            result.append([])
+        result[-1].append(one)
+    return result
+
+
+def load(root: Path, draws: Iterable[Draw], id_column: str) -> Iterator[tuple[Draw, dict[str, Any]]]:
+    """The draws with their rows, text included; one row group is in memory at a time."""
+    columns = [id_column, "text", "source", "language"]
+    place: tuple[str, int] | None = None
+    held: dict[str, dict[str, Any]] = {}
+    for one in draws:
+        if place != (one.candidate.file, one.candidate.group):
+            place = (one.candidate.file, one.candidate.group)
+            table = pq.ParquetFile(root / place[0]).read_row_group(place[1], columns)
+            held = {row[id_column]: row for row in table.to_pylist()}
+        yield one, held[one.candidate.row_id]
