@@ -1,7 +1,6 @@
 """Parquet parts of tables: `tables/<table>/part-<unit>-<number>.parquet`, written whole or not at all."""
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +15,15 @@ from schemas.tables import TABLES
 
 ROW_GROUP_BYTES = 8_000_000  # small groups: a reader holds one at a time, and documents are long
 PART_BYTES = 256_000_000  # of Arrow data in memory, before compression
-# zstd's own default. Against level 1: files of English and Chinese documents are 11 to 21% smaller, and the time
-# to pack them is 25 to 50% longer; it is spent beside the caller's.
+# zstd's own default. Against level 1: files of English and Chinese documents are 11 to 21% smaller, and ingest as a
+# whole takes about 10% more CPU time.
 COMPRESSION_LEVEL = 3
 # Only what repeats from row to row pays for a dictionary; for texts it is tried and thrown away, row group by row
 # group. Names are Parquet paths.
 _REPEATED = [
-    "source",
-    "language",
-    "rule",
-    "stage",
-    "state",
-    "reason",
-    "method",
-    "step",
-    "model",
-    "prompt_version",
-    "recipe_hash",
-    "engine",
-    "finish_reason",
-    "recipe",
-    "status",
-    "messages.list.element.role",
-    "prompt.list.element.role",
-    "chosen.list.element.role",
-    "rejected.list.element.role",
-    "short_prompt.list.element.role",
+    *("source", "language", "rule", "stage", "state", "reason", "method", "step", "model", "prompt_version"),
+    *("recipe_hash", "engine", "finish_reason", "recipe", "status", "messages.list.element.role"),
+    *(f"{column}.list.element.role" for column in ("prompt", "chosen", "rejected", "short_prompt")),
 ]
 
 Row = Mapping[str, Any]
@@ -59,10 +41,9 @@ class Part:
 class TableWriter:
     """Streams rows of one table into numbered parts.
 
-    Bounded memory: one row group is collected while another is packed and written by a thread. Same rows in the
-    same order give the same bytes. Use as a context manager: on an exception (also one of the thread's, raised by
-    a later call) the open part is dropped, finished parts stay (they are in no manifest yet, and the next attempt
-    overwrites them).
+    Bounded memory: one row group is held. Same rows in the same order give the same bytes. Use as a context
+    manager: on an exception the open part is dropped, finished parts stay (they are in no manifest yet, and the
+    next attempt overwrites them).
     """
 
     def __init__(self, workspace: Path, table: str, unit: str, part_bytes: int = PART_BYTES) -> None:
@@ -74,8 +55,6 @@ class TableWriter:
         self._written = 0
         self._part_rows = 0
         self._open: tuple[str, Any, Any] | None = None  # the part being written
-        self._thread = ThreadPoolExecutor(1, f"write-{table}")
-        self._pending: Future[None] | None = None  # the row group that the thread writes
 
     def write(self, row: Row) -> None:
         self._rows.append(row)
@@ -95,8 +74,7 @@ class TableWriter:
         table = pa.Table.from_pylist(self._rows, schema=self._schema)
         if self._open is None:
             self._open = self._begin_part()
-        self._wait()
-        self._pending = self._thread.submit(self._open[2].write_table, table)
+        self._open[2].write_table(table)
         self._written += self._held
         self._part_rows += len(self._rows)
         self._rows, self._held = [], 0
@@ -118,15 +96,9 @@ class TableWriter:
             raise
         return name, context, writer
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
-
     def _finish_part(self) -> None:
         if self._open is None:
             return
-        self._wait()
         name, context, writer = self._open
         writer.close()
         context.__exit__(None, None, None)
@@ -144,7 +116,6 @@ class TableWriter:
                 self._flush()
                 self._finish_part()
         finally:
-            self._thread.shutdown()
             self._drop_part()
 
     def _drop_part(self) -> None:
