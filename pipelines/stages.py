@@ -103,6 +103,12 @@ class Stage(ABC):
         """Is everything still there that the unit wrote?"""
         return all((context.workspace.root / part.file).exists() for part in record.parts)
 
+    def stands(self, record: UnitRecord | None, unit: Unit, context: Context) -> bool:
+        """Need this unit not be done again?"""
+        if record is None or record.retry or record.fingerprint != unit.fingerprint:
+            return False
+        return self.intact(record, context)
+
 
 RunUnit = Callable[[Stage, int, Unit, Context], Awaitable[UnitRecord]]
 
@@ -150,9 +156,7 @@ def _carry_over(
     stale = dict(old.units) if old is not None else {}
     todo: list[tuple[int, Unit]] = []
     for number, unit in enumerate(units):
-        record = stale.get(unit.key)
-        stands = record is not None and record.fingerprint == unit.fingerprint and not record.retry
-        if record is not None and stands and stage.intact(record, context):
+        if stage.stands(stale.get(unit.key), unit, context):
             manifest.units[unit.key] = stale.pop(unit.key)
         else:
             todo.append((number, unit))

@@ -1,0 +1,82 @@
+"""The command line. Commands are imported when they are used, so that `longloom --help` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from schemas.errors import RunError, UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence instead of the usage text."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = _Parser(prog="longloom", description="Make, curate and pack long-context training data.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, help_: str, recipe: str | None = None, ledger: bool = False) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=help_, description=help_)
+        one.add_argument(
+            "--workspace", type=Path, default=Path("workspace"), metavar="DIR", help="default: ./workspace"
+        )
+        if recipe is not None:
+            one.add_argument("recipe", type=Path, nargs=recipe or None, metavar="RECIPE", help="the recipe's YAML file")
+        if ledger:
+            one.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger shared with other workspaces")
+        return one
+
+    run = command("run", "Run all stages of a recipe; what is done already is not done again.", "", ledger=True)
+    run.add_argument("--stage", metavar="NAME", help="only this stage, or all of a kind (ingest, generate, export)")
+    run.add_argument("--limit", type=_positive, metavar="N", help="at most N rows of each source and each generator")
+    run.add_argument("--no-prefect", action="store_true", help="run the stages without Prefect (starts at once)")
+    plan = command("plan", "Show what would run and what it would cost; spends nothing.", "", ledger=True)
+    plan.add_argument("--limit", type=_positive, metavar="N", help="as for run")
+    preview = command("preview", "Make a few rows end to end and show them.", "", ledger=True)
+    preview.add_argument("-n", type=_positive, default=3, metavar="N", help="rows of each generator (default 3)")
+    command("check", "Check a recipe, its inputs, its engines and this machine.", "?")
+    command("status", "Show stages, states, tokens and the last run of a workspace.")
+    sql = command("sql", "Ask the catalog in SQL (DuckDB, read-only).")
+    sql.add_argument("query", metavar="QUERY")
+    sql.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    export = command("export", "Copy a finished export into a folder.")
+    export.add_argument("name", metavar="RECIPE/NAME", help="a recipe file (or its name), a slash, the export's name")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 the run failed, 2 the input was wrong."""
+    arguments = parser().parse_args(argv)
+    from flows import commands
+
+    try:
+        getattr(commands, arguments.command)(arguments)
+    except UserError as error:
+        return _fail(2, error)
+    except RunError as error:
+        return _fail(1, error)
+    except KeyboardInterrupt:
+        print("longloom: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    except OSError as error:  # a full disk, a folder that cannot be written; BrokenPipeError is one too
+        if not isinstance(error, BrokenPipeError):
+            return _fail(1, error)
+        sys.stderr.close()  # `longloom sql ... | head`
+        return 0
+    return 0
+
+
+def _fail(code: int, error: Exception) -> int:
+    print(f"longloom: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,248 @@
+"""What each command does. Heavy libraries are imported inside, by the command that needs them."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.workspace import Workspace
+from schemas.errors import UserError
+from schemas.loading import load_recipe
+
+PREVIEW_ROWS = 1000  # of each source, from which preview takes its few
+SHOWN = 700  # characters of a long text that preview shows at each end
+
+
+def run(arguments: Namespace) -> None:
+    from flows.progress import for_stream
+
+    recipe = load_recipe(arguments.recipe)
+    workspace = Workspace(arguments.workspace, arguments.ledger)
+    progress = for_stream()
+    try:
+        if arguments.no_prefect:
+            from flows.tables import stage_table
+            from pipelines.build import build
+
+            manifests = asyncio.run(build(arguments.recipe, workspace, arguments.stage, arguments.limit, progress))
+            table = stage_table(manifests)
+        else:
+            table = asyncio.run(_run_with_prefect(arguments, progress))
+    finally:
+        progress.close()
+    _print_table(list(table[0]), [list(row.values()) for row in table])
+    if recipe.export and arguments.stage in (None, "export"):
+        _suggest(arguments.workspace, recipe.export[0].name)
+
+
+async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[str, Any]]:
+    import os
+
+    # Our own progress speaks on the terminal; what Prefect has to say below a warning is in its UI.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from flows.build import run_flow
+
+    return await run_flow(
+        progress,
+        recipe=str(arguments.recipe),
+        workspace=str(arguments.workspace),
+        stage=arguments.stage,
+        limit=arguments.limit,
+        ledger=str(arguments.ledger) if arguments.ledger else None,
+    )
+
+
+def _suggest(workspace: Path, export: str) -> None:
+    option = "" if workspace == Path("workspace") else f" --workspace {workspace}"
+    print("\nTry next:")
+    print(f"  longloom status{option}")
+    print(f'  longloom sql{option} "SELECT method, count(*), avg(response_tokens) FROM samples GROUP BY method"')
+    load = f"import datasets; print(datasets.load_dataset('{workspace / 'exports' / export}', 'sft')['train'][0])"
+    print(f'  python -c "{load}"')
+
+
+def plan(arguments: Namespace) -> None:
+    import yaml
+
+    from pipelines.build import opened
+    from pipelines.planning import make_plan
+
+    async def work() -> None:
+        workspace = Workspace(arguments.workspace, arguments.ledger)
+        async with opened(arguments.recipe, workspace, arguments.limit) as (context, engines):
+            plans = await make_plan(context, engines)
+            shown = yaml.safe_dump(context.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        print("# the recipe with all defaults\n" + shown)
+        names = ["stage", "units to do", "rows to do", "requests", "prompt tokens", "of these cached", "answer tokens"]
+        rows = []
+        for one in plans:
+            row: list[Any] = [one.name, f"{one.todo} of {one.units}"]
+            if (cost := one.cost) is not None:
+                answers = f"~{cost.answer_tokens} (at most {cost.answer_tokens_max})"
+                row += [f"{cost.new_rows} of {cost.rows}", f"~{cost.requests}", f"~{cost.prompt_tokens}"]
+                row += [f"~{cost.cached_tokens}", answers]
+            rows.append(row + [""] * (len(names) - len(row)))
+        _print_table(names, rows)
+        for one in plans:
+            for line in one.why:
+                print(f"{one.name}: {line}")
+        disk = sum(one.cost.disk_bytes for one in plans if one.cost is not None)
+        print(f"\nabout {disk / 1e6:.1f} MB of new tables; '~' marks estimates; calls the ledger knows cost nothing")
+
+    asyncio.run(work())
+
+
+def preview(arguments: Namespace) -> None:
+    from pipelines.build import build
+    from pipelines.catalog import query
+
+    recipe = load_recipe(arguments.recipe)
+    if not recipe.generate:
+        raise UserError(f"{arguments.recipe}: has nothing under 'generate' to preview")
+    # The calls go to the real ledger: a run afterwards does not pay for them again.
+    ledger = Workspace(arguments.workspace, arguments.ledger).ledger
+    with tempfile.TemporaryDirectory(prefix="longloom-preview-") as folder:
+        workspace = Workspace(Path(folder), ledger)
+        asyncio.run(build(arguments.recipe, workspace, "ingest", PREVIEW_ROWS))
+        asyncio.run(build(arguments.recipe, workspace, "generate", arguments.n))
+        names, rows = query(workspace, "SELECT stage, row_id, messages, details FROM samples ORDER BY stage, row_id")
+        for row in rows:
+            _show_sample(dict(zip(names, row, strict=True)))
+        names, rows = query(
+            workspace,
+            "SELECT stage, row_id, state, reason, detail FROM row_states "
+            "WHERE starts_with(stage, 'generate') AND state <> 'ok' ORDER BY ALL",
+        )
+    if rows:
+        print("rows without a sample:")
+        _print_table(names, rows)
+
+
+def _show_sample(sample: dict[str, Any]) -> None:
+    print(f"=== {sample['stage']}  {sample['row_id']}")
+    for message in sample["messages"]:
+        text = message["content"]
+        if len(text) > 2 * SHOWN:
+            text = f"{text[:SHOWN]}\n[... {len(text) - 2 * SHOWN} characters ...]\n{text[-SHOWN:]}"
+        print(f"--- {message['role']}\n{text}")
+    print(f"--- details\n{sample['details']}\n")
+
+
+def check(arguments: Namespace) -> None:
+    from pipelines.build import opened
+    from pipelines.checking import check_machine, check_recipe
+
+    for line in check_machine(arguments.workspace.absolute()):
+        print(f"ok  {line}")
+    if arguments.recipe is None:
+        return
+
+    async def work() -> None:
+        async with opened(arguments.recipe, Workspace(arguments.workspace)) as (context, engines):
+            async for line in check_recipe(context, engines):
+                print(f"ok  {line}")
+
+    asyncio.run(work())
+
+
+def status(arguments: Namespace) -> None:
+    from flows.tables import stage_table
+    from pipelines.catalog import query
+    from pipelines.manifest import load_manifest
+
+    workspace = Workspace(arguments.workspace)
+    _, runs = query(workspace, "SELECT recipe, status, started, finished FROM runs ORDER BY started DESC LIMIT 1")
+    for name, state, started, finished in runs:
+        ended = f", ended {finished:%Y-%m-%d %H:%M:%S}" if finished else ""
+        print(f"recipe {name}: last run {state}, started {started:%Y-%m-%d %H:%M:%S}{ended}\n")
+    order = {"ingest": 0, "generate": 1, "export": 9}
+    paths = sorted(workspace.manifests.glob("*.json"), key=lambda path: (order.get(path.stem.split(".")[0], 5), path))
+    manifests = [manifest for path in paths if (manifest := load_manifest(path)) is not None]
+    table = stage_table(manifests)
+    for row, manifest in zip(table, manifests, strict=True):
+        row["stage"] += "" if manifest.done else " (unfinished)"
+    if table:
+        _print_table(list(table[0]), [list(row.values()) for row in table])
+    names, rows = query(
+        workspace,
+        "SELECT method, step, count(*) AS calls, sum(prompt_tokens)::BIGINT AS prompt_tokens, "
+        "sum(cached_tokens)::BIGINT AS cached_tokens, sum(completion_tokens)::BIGINT AS answer_tokens, "
+        "round(sum(seconds), 1) AS seconds "
+        "FROM (SELECT DISTINCT ON (request_id) * FROM requests) GROUP BY ALL ORDER BY ALL",
+    )
+    if rows:
+        print()
+        _print_table(names, rows)
+    names, rows = query(
+        workspace,
+        "SELECT stage, state, reason, count(*) AS rows FROM row_states WHERE state <> 'ok' GROUP BY ALL ORDER BY ALL",
+    )
+    if rows:
+        print()
+        _print_table(names, rows)
+
+
+def sql(arguments: Namespace) -> None:
+    from pipelines.catalog import query
+
+    names, rows = query(Workspace(arguments.workspace), arguments.query)
+    if arguments.format == "json":
+        json.dump([dict(zip(names, row, strict=True)) for row in rows], sys.stdout, ensure_ascii=False, default=str)
+        print()
+    elif arguments.format == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(names)
+        writer.writerows(rows)
+    else:
+        _print_table(names, rows)
+
+
+def export(arguments: Namespace) -> None:
+    from pipelines.export import copy_export
+
+    workspace = Workspace(arguments.workspace)
+    recipe, _, name = arguments.name.rpartition("/")
+    if Path(arguments.name).is_file():  # only a recipe: its one export
+        recipe = arguments.name
+        exports = [one.name for one in load_recipe(Path(recipe)).export]
+        if len(exports) != 1:
+            raise UserError(f"{recipe}: has the exports {', '.join(exports) or 'none'}; say which: {recipe}/NAME")
+        name = exports[0]
+    elif (
+        recipe and Path(recipe).is_file() and name not in (known := [e.name for e in load_recipe(Path(recipe)).export])
+    ):
+        raise UserError(f"{recipe}: has no export {name!r}; it has {', '.join(known) or 'none'}")
+    folder = workspace.exports / name
+    if not name or not (folder / "README.md").is_file():
+        raise UserError(f"{workspace.root}: holds no finished export {name!r}; run the recipe first")
+    copy_export(folder, arguments.to)
+    print(f"{arguments.to}: {name}")
+
+
+def _print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows as plain aligned columns; long and multi-line values are shortened."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in cells)) if cells else len(name) for i, name in enumerate(names)]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(names))
+    ]
+
+    def line(values: Sequence[str]) -> str:
+        aligned = (v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, numeric, strict=True))
+        return "  ".join(aligned).rstrip()
+
+    print(line(names))
+    print("  ".join("-" * width for width in widths))
+    for row in cells:
+        print(line(row))
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else " ".join(str(value).split())
+    return text if len(text) <= 100 else text[:97] + "..."

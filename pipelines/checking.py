@@ -1,0 +1,63 @@
+"""What `longloom check` looks at: inputs, engines, windows, this machine. Nothing is generated."""
+
+import shutil
+from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from generators.long_qa import PROMPT_RESERVE
+from pipelines.engine_pool import EnginePool
+from pipelines.runs import versions
+from pipelines.sources import inputs
+from pipelines.stages import Context
+from schemas.errors import UserError
+from schemas.recipe import LongQA, OpenAIEngine
+
+
+def check_machine(workspace: Path) -> list[str]:
+    """Facts about this machine, one sentence each."""
+    free = shutil.disk_usage(next(path for path in (workspace, *workspace.parents) if path.exists())).free
+    found = versions()
+    gpu = Path("/dev/nvidiactl").exists()
+    return [
+        f"python {found['python']}, longloom {found.get('longloom', 'not installed as a package')}",
+        f"{free / 1e9:.1f} GB of disk free for {workspace}",
+        "an NVIDIA GPU is visible" if gpu else "no NVIDIA GPU is visible",
+        *(
+            f"engine {name}: {'can be used' if find_spec(needs) else f'{needs} is not installed'}"
+            for name, needs in (("vllm", "vllm"), ("transformers", "torch"), ("openai", "aiohttp"))
+        ),
+    ]
+
+
+async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[str]:
+    """One sentence for each thing found in order; UserError for the first that is not."""
+    for kind in ("documents", "instructions"):
+        for source in getattr(context.recipe, kind):
+            files = inputs(source, context.base_dir)
+            size = sum(file.size for file in files)
+            yield f"{kind} {source.name!r}: {len(files)} inputs, {size / 1e6:.1f} MB"
+    for name in sorted({generator.engine for generator in context.recipe.generate}):
+        engine = engines.engine(name)
+        window = await engines.window(name)
+        served = ""
+        if isinstance(context.recipe.engines[name], OpenAIEngine):
+            info = await engine.start()
+            served = f", answers ({info.version})"
+            if info.max_model_len < window:
+                raise UserError(
+                    f"engines.{name}.max_model_len: {window}, but the server's window is {info.max_model_len}"
+                )
+        yield f"engine {name!r}: model {engine.identity.model}, window {window} tokens{served}"
+    for generator in context.recipe.generate:
+        window = await engines.window(generator.engine)
+        longest = max(step.max_tokens for _, step in generator.sampling)
+        reserve = PROMPT_RESERVE + (generator.document_tokens.min if isinstance(generator, LongQA) else 0)
+        if longest + reserve > window:
+            raise UserError(
+                f"generate {generator.name!r}: answers of up to {longest} tokens and {reserve} tokens of prompt do not "
+                f"fit the window of {window} tokens of engine {generator.engine!r}; lower sampling.*.max_tokens"
+            )
+        if isinstance(generator, LongQA):
+            engines.tokenizer(generator.engine)
+        yield f"generate {generator.name!r}: answers of up to {longest} tokens fit the window"
