@@ -97,7 +97,10 @@ async def measure_ours_vllm(url: str, requests: int, concurrency: int) -> Spent:
 
 
 async def measure_with_ledger(url: str, requests: int, concurrency: int) -> Spent:
-    """The whole way of a row: prompt rendered, seed derived, ledger asked, admitted, answered, committed."""
+    """The whole way of a row: prompt rendered, seed derived, ledger asked, admitted, answered, committed.
+
+    In units of 128 rows as the generate stage makes them, four under way at once.
+    """
     from generators.base import Generator, Llm
     from generators.ledger import Ledger
     from generators.runner import Runner, Task
@@ -119,9 +122,9 @@ async def measure_with_ledger(url: str, requests: int, concurrency: int) -> Spen
         def offsets(self, text: str) -> list[tuple[int, int]]:
             raise NotImplementedError
 
-    def tasks(first: int, count: int) -> list[Task]:
-        rows = ((f"row-{n}", Instruction(f"row-{n}", PROMPT, "made", "en")) for n in range(first, first + count))
-        return [Task(name, row) for name, row in rows]
+    def unit(number: int, rows: int) -> list[Task]:
+        names = [f"row-{number}-{row}" for row in range(rows)]
+        return [Task(name, Instruction(name, PROMPT, "made", "en")) for name in names]
 
     sampling = {"plan": SamplingConfig(max_tokens=100, temperature=1.0)}  # every row has a seed of its own
     client = _client(url, "openai", concurrency // 2)  # the runner keeps twice as many at the server
@@ -129,11 +132,17 @@ async def measure_with_ledger(url: str, requests: int, concurrency: int) -> Spen
         ledger = Ledger(Path(folder, "ledger.sqlite"))
         runner = Runner(client, ledger, 131_072, Words(), seed=0)
         try:
-            await runner.run(OneCall(), tasks(0, concurrency), sampling)
+            await runner.run(OneCall(), unit(0, concurrency), sampling)
+            units = iter([(n + 1, min(128, requests - at)) for n, at in enumerate(range(0, requests, 128))])
+
+            async def work() -> None:
+                for number, rows in units:
+                    outcomes = await runner.run(OneCall(), unit(number, rows), sampling, unit=number)
+                    assert all(outcome.state == "ok" for outcome in outcomes), outcomes[0]
+
             cpu, wall = time.process_time(), time.perf_counter()
-            outcomes = await runner.run(OneCall(), tasks(concurrency, requests), sampling)
+            await asyncio.gather(*(work() for _ in range(4)))
             spent = time.process_time() - cpu, time.perf_counter() - wall
-            assert all(outcome.state == "ok" for outcome in outcomes), outcomes[0]
             assert runner.stats.ledger_hits == 0
             return spent
         finally:
