@@ -1,4 +1,4 @@
-"""vLLM's async engine with prefix caching, inside an engine process. Runs on GPUs, and on a CPU with vLLM's CPU build."""
+"""vLLM's async engine with prefix caching, inside an engine process: on GPUs, or on a CPU with vLLM's CPU build."""
 
 import os
 import time
@@ -46,8 +46,8 @@ class VllmBackend(Backend):
             version=f"vllm {vllm.__version__}",
             device=current_platform.get_device_name(),
             max_model_len=config.model_config.max_model_len,
-            # Blocks times block size would be wrong for models that mix kinds of attention.
-            kv_tokens=(cache.kv_cache_size_tokens or cache.num_gpu_blocks * cache.block_size) * replicas,
+            # Not blocks times block size: that would be wrong for models that mix kinds of attention.
+            kv_tokens=cache.kv_cache_size_tokens * replicas,
             max_batch=config.scheduler_config.max_num_seqs * replicas,
             prefix_cache=bool(cache.enable_prefix_caching),
         )
@@ -61,16 +61,15 @@ class VllmBackend(Backend):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         started = time.perf_counter()
-        final = None
         try:
             request_id = f"request-{next(self._ids)}"
-            async for final in self._engine.generate(tokens_input(list(prompt)), self._sampling(sampling), request_id):
-                pass  # a single output, the finished one
+            stream = self._engine.generate(tokens_input(list(prompt)), self._sampling(sampling), request_id)
+            outputs = [output async for output in stream]
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
         except (VLLMClientError, ValueError) as error:
             raise BadRequest(f"vLLM refuses the request: {error}") from error
-        assert final is not None
+        final = outputs[-1]  # the only one
         answer = final.outputs[0]
         if answer.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM ended a request with {answer.finish_reason!r}")
