@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.rows import BadRow, Input, SourceRow
-from schemas.recipe import AnySource
+from pipelines.sources.rows import BadRow, Input, SourceRow, wrong
+from schemas.recipe import AnySource, Fields
 
 __all__ = ["BadRow", "Input", "SourceRow", "inputs", "read"]
 
@@ -27,6 +27,8 @@ def inputs(source: AnySource, base_dir: Path) -> list[Input]:
     `base_dir` is the recipe's folder. Raises UserError, naming source and file or column, for whatever is
     missing or unreadable; reads no more than heads and footers.
     """
+    if "location" in getattr(source, "fields", Fields()).metadata:
+        raise wrong(source, "metadata cannot have a column 'location': file and row are kept under that name")
     found: list[Input] = _module(source).inputs(source, base_dir)
     return found
 

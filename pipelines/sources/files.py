@@ -66,7 +66,10 @@ def find_files(source: Source, path: str, base_dir: Path, patterns: Sequence[str
 
 
 def walk(folder: Path, hidden: bool = False, follow_links: bool = True) -> Iterator[Path]:
-    """All files below a folder, in no stable order. A linked folder is entered once, so that loops end."""
+    """All files below a folder, in no stable order.
+
+    A linked folder is entered once, so that loops end; without `follow_links` it is given as if it were a file.
+    """
     entered: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=follow_links):
         real = os.path.realpath(root)
@@ -74,6 +77,8 @@ def walk(folder: Path, hidden: bool = False, follow_links: bool = True) -> Itera
             folders.clear()
             continue
         entered.add(real)
+        if not follow_links:
+            files += [name for name in folders if Path(root, name).is_symlink()]
         folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
         yield from (Path(root, name) for name in files if hidden or not name.startswith("."))
 
