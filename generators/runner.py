@@ -30,7 +30,7 @@ from generators.engines.base import (
 )
 from generators.ledger import Entry, Ledger, request_key
 from generators.prompts import render, version
-from schemas.errors import RunError
+from schemas.errors import RunError, UserError
 from schemas.ids import canonical_json, derive_seed, digest
 from schemas.recipe import SamplingConfig
 from schemas.rows import Sample
@@ -114,15 +114,21 @@ class Runner:
         documents needs little memory. Raises RunError when the engine cannot be kept alive.
         """
         running: list[asyncio.Task[Outcome]] = []
+        broken: list[asyncio.Task[Outcome]] = []
+
+        def ended(row: asyncio.Task[Outcome]) -> None:
+            if not row.cancelled() and row.exception() is not None:
+                broken.append(row)
+
         try:
             for number, task in enumerate(tasks):
                 await self._wait_for_room()
+                if broken:
+                    break  # the error of one row ends the run now, not after the last row
                 chat = RowChat(self, generator.method, task, sampling, (unit, number))
                 self._alive += 1
                 running.append(asyncio.create_task(self._row(generator, chat, on_row)))
-                for done in running:
-                    if done.done() and done.exception() is not None:
-                        await done  # a RunError of one row ends the run now, not after the last row
+                running[-1].add_done_callback(ended)
             return list(await asyncio.gather(*running))
         finally:
             for row in running:
@@ -149,8 +155,8 @@ class Runner:
             outcome.samples = await generator.generate(chat.task.row, chat)
         except Reject as reject:
             outcome.state, outcome.reason, outcome.detail = reject.state, reject.reason, reject.detail
-        except (RunError, asyncio.CancelledError):
-            raise
+        except (RunError, UserError, asyncio.CancelledError):
+            raise  # an engine that stays dead, a wrong key: not this row's fault, and no row after it would fare better
         except Exception as error:  # a bug in a generator ends its row, not the run; the state shows it
             outcome.state, outcome.reason = State.FAILED, f"error_{type(error).__name__}"
             outcome.detail = str(error)

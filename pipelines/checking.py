@@ -51,7 +51,8 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
         yield f"engine {name!r}: model {engine.identity.model}, window {window} tokens{served}"
     for generator in context.recipe.generate:
         window = await engines.window(generator.engine)
-        longest = max(step.max_tokens for _, step in generator.sampling)
+        unused = "critique" if isinstance(generator, LongQA) and generator.verify is None else None
+        longest = max(step.max_tokens for name, step in generator.sampling if name != unused)
         reserve = PROMPT_RESERVE + (generator.document_tokens.min if isinstance(generator, LongQA) else 0)
         if longest + reserve > window:
             raise UserError(

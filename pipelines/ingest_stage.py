@@ -7,7 +7,7 @@ from typing import Any, cast
 from generators.models import load_tokenizer
 from pipelines.code_version import code_version
 from pipelines.ingest import Kind, ingest_source, unit_name
-from pipelines.manifest import UnitRecord
+from pipelines.manifest import UnitRecord, load_manifest
 from pipelines.seen import SeenIds
 from pipelines.sources import inputs
 from pipelines.stages import Context, Stage, Unit
@@ -32,7 +32,9 @@ class IngestStage(Stage):
             "instructions": {source.name: source.model_dump(mode="json") for source in recipe.instructions},
             "tokenizer": recipe.tokenizer,
             "limit": context.limit,
-            "code": code_version("pipelines/ingest.py", "pipelines/sources/*.py", "filters/language.py"),
+            "code": code_version(
+                "pipelines/ingest.py", "pipelines/seen.py", "pipelines/sources/*.py", "filters/language.py"
+            ),
         }
 
     def units(self, context: Context) -> list[Unit]:
@@ -76,5 +78,7 @@ class IngestStage(Stage):
 
 
 def _parts(context: Context, kind: str, unit: str) -> list[Path]:
-    root = context.workspace.root
-    return sorted((root / "tables" / kind).glob(f"part-{unit}-*.parquet"))
+    manifest = load_manifest(context.workspace.manifest("ingest"))
+    record = manifest.units.get(unit) if manifest is not None else None
+    parts = record.parts if record is not None else []
+    return [context.workspace.root / part.file for part in parts if part.table == kind]
