@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -47,7 +46,7 @@ class FakeBackend(Backend):
             case "tokenized":
                 return str(self.tokenized)
             case "child":  # a process of the engine's own
-                return str(subprocess.Popen(["sleep", "1000"]).pid)
+                return str((await asyncio.create_subprocess_exec("sleep", "1000")).pid)
             case "pid":
                 return str(os.getpid())
             case "bad":

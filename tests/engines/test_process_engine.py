@@ -56,6 +56,15 @@ async def ask(engine: ProcessEngine, prompt: str, **sampling) -> str:
     return (await engine.generate(await engine.prepare(chat(("user", prompt), **sampling)))).text
 
 
+async def running_requests(engine: ProcessEngine, count: int) -> None:
+    """Wait until the engine works on so many."""
+    for _ in range(1000):
+        if await ask(engine, "running") == str(count):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"never {count} at once")
+
+
 def gone(pids: list[int], seconds: float = 10.0) -> bool:
     """No such processes any more, or only their entries that nobody has collected."""
     until = time.monotonic() + seconds
@@ -87,7 +96,7 @@ def test_many_requests_at_once_come_back_to_their_callers(model):
 
 
 def test_text_survives_the_trip(model):
-    text = "é 日本 \U0001f600 \ud800 \x00 \n\t\"\\"
+    text = 'é 日本 \U0001f600 \ud800 \x00 \n\t"\\'
 
     async def scenario():
         async with running(model) as engine:
@@ -142,15 +151,12 @@ def test_cancelling_reaches_the_engine(model):
     async def scenario():
         async with running(model) as engine:
             tasks = [asyncio.create_task(ask(engine, "sleep 1000")) for _ in range(3)]
-            while await ask(engine, "running") != "3":
-                await asyncio.sleep(0.01)
+            await running_requests(engine, 3)
             tasks[0].cancel()
-            while await ask(engine, "running") != "2":
-                await asyncio.sleep(0.01)
+            await running_requests(engine, 2)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(tasks[1], 0.01)
-            while await ask(engine, "running") != "1":
-                await asyncio.sleep(0.01)
+            await running_requests(engine, 1)
             tasks[2].cancel()
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
@@ -163,8 +169,7 @@ def test_death_fails_all_requests_and_start_begins_anew(model, how):
             worker, child = int(await ask(engine, "pid")), int(await ask(engine, "child"))
             old = await engine.prepare(chat(("user", "echo hello")))
             waiting = [asyncio.create_task(ask(engine, "sleep 1000")) for _ in range(3)]
-            while await ask(engine, "running") != "3":
-                await asyncio.sleep(0.01)
+            await running_requests(engine, 3)
             if how == "kill -9":
                 os.kill(worker, signal.SIGKILL)
             else:
@@ -206,7 +211,7 @@ def test_a_failed_start_quotes_the_log(model):
     assert "fake backend starts" in str(caught.value) and "engine-transformers-" in str(caught.value)
     with pytest.raises(RunError, match="ModuleNotFoundError"):
         asyncio.run(create(model, backend="no_such_module:Backend").start())
-    with pytest.raises(UserError, match="^the dtype is wrong$"):
+    with pytest.raises(UserError, match=r"^the dtype is wrong$"):
         asyncio.run(create(model, dtype="bfloat16").start())
 
 
