@@ -70,10 +70,10 @@ def recipe(folder: Path, **changes: Any) -> Path:
 
 
 def texts(count: int, words: int = 120) -> list[str]:
-    return ["\n".join(f"Line {line} of text {n} says a thing or two." for line in range(words // 10)) for n in range(count)]
+    return [
+        "\n".join(f"Line {line} of text {n} says a thing or two." for line in range(words // 10)) for n in range(count)
+    ]
 
 
 def scripted(**options: Any) -> ScriptedEngine:
     return ScriptedEngine(answer, **options)
-
-

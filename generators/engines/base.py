@@ -56,7 +56,8 @@ class ChatRequest:
     answer, and `Completion.text` holds only what comes after it.
 
     With `raw` set, the text of the single user message is the prompt itself, without chat template.
-    `group` names requests that share a prompt prefix (one document); engines with several replicas keep a group together.
+    `group` names requests that share a prompt prefix (one document); engines with several replicas keep a group
+    together.
     """
 
     messages: tuple[Message, ...]
