@@ -44,17 +44,19 @@ def parse_questions(text: str, count: int) -> list[str]:
 
 
 def lines_window(text: str, budget: int, tokenizer: Tokenizer, rng: Random) -> tuple[int, int]:
-    """Characters [start, end) of a random run of whole lines of at most `budget` tokens: all of a text that fits, and
-    half a line only where a single line is longer than the budget."""
+    """Characters [start, end) of a random run of whole lines of at most `budget` tokens; all of a text that fits. Where
+    lines are so long that whole ones would cost more than a quarter of the window at an end, it is cut inside a line."""
     offsets = tokenizer.offsets(text)
     if len(offsets) <= budget:
         return 0, len(text)
     first = rng.randrange(len(offsets) - budget + 1)
     low, high = offsets[first][0], offsets[first + budget - 1][1]
-    start = 0 if first == 0 else text.rfind("\n", 0, low) + 1
-    if start < low:  # inside a line: begin with the next one
-        start = text.find("\n", low, high) + 1 or low
-    end = len(text) if high >= len(text) else text.rfind("\n", start, high) + 1 or high
+    margin = (high - low) // 4
+    start, end = 0 if first == 0 else low, len(text) if first + budget == len(offsets) else high
+    if start and text[start - 1] != "\n":
+        start = text.find("\n", start, start + margin) + 1 or start
+    if end < len(text):
+        end = text.rfind("\n", end - margin, end) + 1 or end
     return start, end
 
 
