@@ -95,26 +95,50 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._queue: queue.SimpleQueue[_Waiter | None] = queue.SimpleQueue()
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
-            version = self._reader.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, LAYOUT_VERSION):
-                raise UserError(f"{path}: ledger layout {version}, and this Longloom reads layout {LAYOUT_VERSION}")
-            self._reader.execute(_TABLE)
-            self._reader.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
-            self._reader.commit()
-        except sqlite3.DatabaseError as error:
+            if not self._version():
+                self._create()
+            if self._version() != LAYOUT_VERSION:
+                raise UserError(
+                    f"{path}: ledger layout {self._version()}, and this Longloom reads layout {LAYOUT_VERSION}"
+                )
+            self.get("")  # fails where the table is another program's
+        except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(f"{path}: cannot be used as a ledger: {error}") from error
         self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
         self._thread.start()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                # SQLite's own timeout does not hold here: two processes that open a new file meet at this statement.
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
         # NORMAL in WAL mode: safe against a killed process; a power cut may lose the last commits, never the file.
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
+
+    def _version(self) -> int:
+        return int(self._reader.execute("PRAGMA user_version").fetchone()[0])
+
+    def _create(self) -> None:
+        """Make a new file a ledger; another process may be doing the same. A file with other tables is left alone."""
+        self._reader.execute("BEGIN IMMEDIATE")
+        with self._reader:
+            if self._version():
+                return
+            if self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise UserError(f"{self.path}: an SQLite file of another program, no ledger")
+            self._reader.execute(_TABLE)
+            self._reader.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
 
     def get(self, request_id: str) -> Entry | None:
         row = self._reader.execute(_SELECT, (request_id,)).fetchone()
