@@ -143,9 +143,11 @@ class _Connection:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        life: int,
         log: Path,
     ) -> None:
         self.log = log
+        self._life = life  # our end of a pipe that the worker's guard reads: it closes when we die
         self.alive = True
         self._process = process
         self._writer = writer
@@ -160,19 +162,23 @@ class _Connection:
         ours, theirs = socket.socketpair()
         paths = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
         arguments = [str(theirs.fileno()), str(os.getpid()), backend]
-        with theirs, log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "generators.engines.worker", *arguments),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,  # a process group to kill, and no Ctrl-C before we say so
-            )
+        guard_end, life = os.pipe()
+        try:
+            with theirs, log.open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "generators.engines.worker", *arguments),
+                    stdin=guard_end,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
+                    start_new_session=True,  # a process group to kill, and no Ctrl-C before we say so
+                )
+        finally:
+            os.close(guard_end)
         reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(process, reader, writer, log)
+        return cls(process, reader, writer, life, log)
 
     async def call(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a message and wait for its reply. If the caller is cancelled, so is the work."""
@@ -216,6 +222,7 @@ class _Connection:
             return
         self.alive = False
         self._kill_group()
+        os.close(self._life)
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(EngineDied(f"the engine's process died (log: {self.log})"))

@@ -1,8 +1,8 @@
 """The engine process: `python -m generators.engines.worker FD PARENT_PID MODULE:BACKEND` (see process.py).
 
-It serves one parent over one socket and ends when the parent does, however that happens: at the end of the
-socket, or when it finds another parent than the one that started it. It leads a process group of its own, and
-its last act is to kill that group, so that no child of the engine survives it.
+It serves one parent over one socket and ends when the parent does. It leads a process group of its own, and its
+last act is to kill that group. No child of the engine survives, whoever dies first: if the worker is killed, the
+parent kills the group; if both are killed at once, a guard does (vLLM's own processes would stay for ever).
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -144,9 +145,13 @@ def end_process() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def _start_guard() -> None:
+    """A shell in our group that waits for the end of standard input, whose other end only the parent holds."""
+    subprocess.Popen(["/bin/sh", "-c", "read -r _; kill -KILL 0"])
+
+
 def _watch_parent(parent: int) -> None:
-    """The socket may stay open in a forked sibling of a dead parent, and a loading model may block the event loop:
-    so a thread looks at the parent itself."""
+    """Pipes of a dead parent may stay open in a process that it forked: so a thread looks at the parent itself."""
     while os.getppid() == parent:
         time.sleep(0.5)
     end_process()
@@ -160,5 +165,6 @@ async def _main(fd: int, backend: str) -> None:
 
 if __name__ == "__main__":
     assert os.getpgrp() == os.getpid(), "process.py starts this as the leader of a process group"
+    _start_guard()
     threading.Thread(target=_watch_parent, args=(int(sys.argv[2]),), daemon=True).start()
     asyncio.run(_main(int(sys.argv[1]), sys.argv[3]))

@@ -215,12 +215,21 @@ def test_a_failed_start_quotes_the_log(model):
         asyncio.run(create(model, dtype="bfloat16").start())
 
 
-def test_nothing_is_left_when_the_owner_is_killed(model, tmp_path):
+@pytest.mark.parametrize("victims", ["the owner", "the owner and the worker at once"])
+def test_nothing_is_left_when_the_owner_is_killed(model, tmp_path, victims):
     section = json.dumps({"type": "transformers", "model": str(model)})
     arguments = [sys.executable, str(HERE / "process_owner.py"), section, str(tmp_path), BACKEND]
     owner = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     pids = json.loads(owner.stdout.readline())
-    assert len(pids) == 2  # the worker and its child
-    owner.kill()
+    assert len(pids) == 3  # the worker, its guard, its child
+    kill_owner(owner, pids[0], victims)
     assert gone(pids)
     owner.communicate()
+
+
+def kill_owner(owner: subprocess.Popen, worker: int, victims: str) -> None:
+    if victims == "the owner and the worker at once":
+        os.kill(worker, signal.SIGSTOP)  # so that it cannot clean up
+        owner.kill()
+        os.kill(worker, signal.SIGKILL)
+    owner.kill()
