@@ -2,7 +2,8 @@
 
 Rows of one document stand together in the input, so serving the earliest row first keeps a document's requests
 together and its prefix in the engine's cache. Three rules:
-* a request costs its prompt plus its longest answer, less what a running request of its group already holds;
+* a request costs its prompt plus its longest answer; what running requests of a group share counts once, until the
+  last of them has left;
 * the earliest row goes first, and nothing smaller overtakes it (no starvation);
 * between two calls of a row its tokens stay reserved against later rows, so that they do not evict its cache.
 """
@@ -25,14 +26,20 @@ class _Waiting:
     prompt_tokens: int = field(compare=False)
     group: str | None = field(compare=False)
     admitted: asyncio.Future[None] = field(compare=False)
-    cost: int = field(compare=False, default=0)
+    shared: int = field(compare=False, default=0)  # of its prompt tokens: those at the start that its group holds
 
 
 @dataclass(slots=True)
 class _Group:
+    """Running requests whose prompts start alike. `prompt` is the first one's; `shared` has a number for each of them,
+    and the longest is what the cache holds for all."""
+
     prompt: str
     prompt_tokens: int
-    running: int = 0
+    shared: list[int] = field(default_factory=list)
+
+    def held(self) -> int:
+        return max(self.shared, default=0)
 
 
 class Admission:
@@ -65,9 +72,9 @@ class Admission:
         try:
             await request.admitted
         except asyncio.CancelledError:
-            if request.admitted.done() and not request.admitted.cancelled():
+            if not request.admitted.cancelled():
                 self._leave(request)
-            else:
+            elif request in self._waiting:  # else `_advance` was faster
                 self._waiting.remove(request)
                 heapq.heapify(self._waiting)
             self._advance()
@@ -87,39 +94,49 @@ class Admission:
     def _advance(self) -> None:
         while self._waiting and self.running < self.slots:
             head = self._waiting[0]
-            cost = self._cost(head)
+            if head.admitted.cancelled():
+                heapq.heappop(self._waiting)
+                continue
+            head.shared = self._shared(head)
             kept = sum(tokens for owner, tokens in self._reserved.items() if owner < head.priority)
             # A request larger than all that is free still goes when nothing runs: waiting longer would not help.
-            if self.running and self.used + kept + cost > self.tokens:
+            if self.running and self.used + kept + self._cost(head) > self.tokens:
                 return
             heapq.heappop(self._waiting)
-            self._enter(head, cost)
+            self._enter(head)
             head.admitted.set_result(None)
 
-    def _cost(self, request: _Waiting) -> int:
+    def _shared(self, request: _Waiting) -> int:
         group = self._groups.get(request.group) if request.group is not None else None
         if group is None:
-            return request.tokens
-        shared = common_prefix(group.prompt, request.prompt) / max(1, len(request.prompt))
-        return request.tokens - int(min(group.prompt_tokens, request.prompt_tokens * shared))
+            return request.prompt_tokens if request.group is not None else 0
+        share = common_prefix(group.prompt, request.prompt) / max(1, len(request.prompt))
+        return int(min(group.prompt_tokens, request.prompt_tokens * share))
 
-    def _enter(self, request: _Waiting, cost: int) -> None:
-        request.cost = cost
-        self.used += cost
+    def _held(self, request: _Waiting) -> int:
+        group = self._groups.get(request.group) if request.group is not None else None
+        return group.held() if group is not None else 0
+
+    def _cost(self, request: _Waiting) -> int:
+        return request.tokens - min(request.shared, self._held(request))
+
+    def _enter(self, request: _Waiting) -> None:
+        self.used += self._cost(request)
         self.running += 1
         self._reserved.pop(request.priority, None)
         if request.group is not None:
             group = self._groups.setdefault(request.group, _Group(request.prompt, request.prompt_tokens))
-            group.running += 1
+            group.shared.append(request.shared)
 
     def _leave(self, request: _Waiting) -> None:
-        self.used -= request.cost
         self.running -= 1
         if request.group is not None:
             group = self._groups[request.group]
-            group.running -= 1
-            if not group.running:
+            group.shared.remove(request.shared)
+            if not group.shared:
                 del self._groups[request.group]
+        # Entering again would cost the same: what the group still holds for others stays counted.
+        self.used -= self._cost(request)
 
 
 def common_prefix(a: str, b: str) -> int:
