@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ class ProcessEngine(Engine):
         self._info: EngineInfo | None = None
         self._starting = asyncio.Lock()
 
-    @property
-    def identity(self) -> Identity:
+    @cached_property
+    def identity(self) -> Identity:  # computed once: it reads the whole folder
         model = self._model()
         return Identity(model=model.name, revision=model.revision, template=template_hash(model.path))
 

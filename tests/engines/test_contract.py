@@ -22,7 +22,7 @@ from openai_server import chat
 from test_process_engine import gone, kill_owner
 
 from generators.engines import create_engine
-from generators.engines.base import EngineDied, EngineError, PromptTooLong
+from generators.engines.base import BadRequest, EngineDied, EngineError, PromptTooLong
 from generators.models import resolve_model
 from schemas.errors import UserError
 from schemas.recipe import OpenAIEngine, TransformersEngine, VllmEngine
@@ -168,6 +168,12 @@ def test_json_schema(ask):
         value = json.loads(answer.text)
         jsonschema.validate(value, PERSON)
         assert list(value) == ["name", "age", "likes"]  # in the schema's order
+
+
+def test_a_schema_that_is_none_is_refused_for_good(ask):
+    with pytest.raises(BadRequest):
+        ask(("user", "Invent a person."), json_schema={"type": "no such type"})
+    assert ask(("user", "What is the capital of France?")).text == "The capital of France is Paris."
 
 
 def test_seeds(ask):
