@@ -116,7 +116,9 @@ class Runner:
         running: list[asyncio.Task[Outcome]] = []
         broken: list[asyncio.Task[Outcome]] = []
 
-        def ended(row: asyncio.Task[Outcome]) -> None:
+        def ended(row: asyncio.Task[Outcome]) -> None:  # also of a row that was cancelled before its first step
+            self._alive -= 1
+            self._room.set()
             if not row.cancelled() and row.exception() is not None:
                 broken.append(row)
 
@@ -161,9 +163,7 @@ class Runner:
             outcome.state, outcome.reason = State.FAILED, f"error_{type(error).__name__}"
             outcome.detail = str(error)
         finally:
-            self._alive -= 1
             self._admission.release(chat.priority)
-            self._room.set()
         self.stats.rows += 1
         if on_row is not None:
             on_row(outcome)
@@ -180,12 +180,11 @@ class Runner:
         if (entry := self.ledger.get(key)) is not None:
             self.stats.ledger_hits += 1
             return entry
-        if (pending := self._in_flight.get(key)) is not None:
-            try:
-                return await asyncio.shield(pending)
-            except asyncio.CancelledError:
-                if not pending.cancelled():
-                    raise  # it is we who are cancelled; otherwise the other row was, and we ask ourselves
+        while (pending := self._in_flight.get(key)) is not None:
+            await asyncio.wait([pending])  # raises only where we are cancelled ourselves
+            if not pending.cancelled():
+                return pending.result()
+            # The row that asked was cancelled: the first of those who waited asks again.
         future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         self._in_flight[key] = future
         try:
