@@ -36,15 +36,24 @@ def answer(request: ChatRequest) -> str:
         )
     if "Now write the next paragraph only" in prompt:
         return f"Paragraph 1: Here is the tale of {word}, told at some length and without haste."
-    if "one per line, and nothing else." in prompt:
+    if "one per line, and write nothing else." in prompt:
         return " " + "\n".join(f"{n}. What does {word} mean in part {n}?"[0 if n > 1 else 3 :] for n in range(1, 6))
     if '"verdict", which is' in prompt:
         return json.dumps({"analysis": f"seen {word}", "verdict": "correct"})
     return f"It means {word}, as the document says."
 
 
+# A tokenizer.json with WordTokenizer's tokens, so that the pipeline can load the model "scripted" as any other.
+WORDS = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"},
+}  # fmt: skip
+
+
 def recipe(folder: Path, **changes: Any) -> Path:
-    """A small recipe over inline texts in `folder`; `changes` replace top-level keys."""
+    """A small recipe over inline texts in `folder`; `changes` replace top-level keys. Its engine is to be replaced by
+    `scripted`, its tokenizer is real."""
     value: dict[str, Any] = {
         "name": "small",
         "seed": 7,
@@ -63,7 +72,8 @@ def recipe(folder: Path, **changes: Any) -> Path:
         "export": [{"name": "out"}],
     }  # fmt: skip
     value.update(changes)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scripted").mkdir(parents=True, exist_ok=True)
+    (folder / "scripted" / "tokenizer.json").write_text(json.dumps(WORDS), "utf-8")
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(value, sort_keys=False), "utf-8")
     return path
