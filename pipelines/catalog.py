@@ -2,9 +2,8 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
 from pipelines.files import atomic_path
@@ -12,6 +11,11 @@ from pipelines.manifest import load_manifest
 from pipelines.workspace import Workspace
 from schemas.errors import RunError, UserError
 from schemas.tables import TABLES
+
+# DuckDB is imported by the functions that use it: whatever Prefect's threads still hold when Python ends would keep a
+# module-level import alive, and DuckDB then prints a screenful about leaked references.
+if TYPE_CHECKING:
+    import duckdb
 
 _TYPES = {
     pa.string(): "VARCHAR",
@@ -23,8 +27,11 @@ _TYPES = {
 }
 
 
-def build_catalog(workspace: Workspace) -> None:
-    """Write the catalog anew. Every view of the Contract exists, with no rows where nothing has been made."""
+def build_catalog(workspace: Workspace) -> list[Path]:
+    """Write the catalog anew. Every view of the Contract exists, with no rows where nothing has been made. Returns the
+    parts that a manifest names and that are gone: the next run makes them anew."""
+    import duckdb
+
     parts: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(workspace.manifests.glob("*.json")):
         manifest = load_manifest(path)
@@ -32,16 +39,19 @@ def build_catalog(workspace: Workspace) -> None:
             for part in unit.parts:
                 parts[part.table].append(workspace.root / part.file)
     parts["runs"] = sorted((workspace.root / "tables" / "runs").glob("part-*.parquet"))
+    gone = [file for files in parts.values() for file in files if not file.exists()]
+    parts = {table: [file for file in files if file not in gone] for table, files in parts.items()}
     with atomic_path(workspace.catalog) as temporary:
         temporary.unlink(missing_ok=True)
         with duckdb.connect(str(temporary)) as connection:
             for table, schema in TABLES.items():
                 name = "preference_rows" if table == "preferences" else table
-                connection.execute(f"CREATE VIEW {name} AS {_select(schema, parts[table])}")
+                connection.execute(f"CREATE VIEW {name} AS {_select(schema, parts.get(table, []))}")
             connection.execute(
                 "CREATE VIEW preferences AS SELECT p.*, s.ref_chosen_logps, s.ref_rejected_logps "
                 "FROM preference_rows p LEFT JOIN scores_ref_logps s ON s.row_id = p.preference_id"
             )
+    return gone
 
 
 def _select(schema: pa.Schema, files: list[Path]) -> str:
@@ -66,15 +76,19 @@ def _sql_type(type_: pa.DataType) -> str:
     return _TYPES[type_]
 
 
-def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
+def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
     """A read-only connection that sees this workspace's tables and no other file, network or extension.
 
     The catalog is rebuilt first, so a moved workspace or a running job is no problem. UserError without a workspace.
     """
+    import duckdb
+
     if not workspace.manifests.is_dir():
         raise UserError(f"{workspace.root}: holds no manifests; run a recipe with this --workspace first")
     try:
-        build_catalog(workspace)
+        gone = build_catalog(workspace)
+        if gone:
+            raise UserError(f"{gone[0]}: is gone, and a manifest names it; run the recipe again to make it anew")
     except OSError as error:
         if not workspace.catalog.exists():  # a read-only folder is fine as long as it has a catalog
             raise RunError(f"{workspace.catalog}: cannot be written: {error}") from error
@@ -86,11 +100,28 @@ def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
 
 
 def query(workspace: Workspace, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and rows of one query. UserError with DuckDB's first line when the query is wrong."""
+    """Column names and rows of one query. UserError with what DuckDB says when the query is wrong or would write."""
+    import duckdb
+
     with connect(workspace) as connection:
         try:
+            _must_only_read(connection, sql)
             cursor = connection.execute(sql)
             names = [column[0] for column in cursor.description or []]
             return names, cursor.fetchall()
         except duckdb.Error as error:
-            raise UserError(f"the query failed: {str(error).splitlines()[0]}") from error
+            message = str(error).partition("\n\nLINE ")[0]  # without the picture of the place
+            raise UserError(f"the query failed: {' '.join(message.split())}") from error
+
+
+def _must_only_read(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:
+    """A directory that may be read may also be written: COPY TO would reach the tables, so only SELECT goes."""
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+        raise UserError(
+            "the query must be one SELECT, WITH, FROM, DESCRIBE, SUMMARIZE or SHOW; the catalog is read-only"
+        )
+    # WITH x AS (COPY ... TO ...) counts as SELECT too. DuckDB refuses it anywhere but at the top level.
+    connection.execute(f"EXPLAIN SELECT * FROM query({_quote(sql)})")
