@@ -1,6 +1,7 @@
 """The stage ingest: one unit a source, in the order of the recipe."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,15 +52,24 @@ class IngestStage(Stage):
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         kind, source = cast(tuple[Kind, AnySource], unit.work)
-        return await asyncio.to_thread(self._ingest, kind, source, unit, context)
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(self._ingest, kind, source, unit, context, stop)
+        finally:
+            stop.set()  # a thread cannot be cancelled: it is told, and ends after the batch it is at
 
-    def _ingest(self, kind: Kind, source: AnySource, unit: Unit, context: Context) -> UnitRecord:
+    def _ingest(self, kind: Kind, source: AnySource, unit: Unit, context: Context, stop: threading.Event) -> UnitRecord:
+        def progress(rows: int) -> None:
+            if stop.is_set():
+                raise asyncio.CancelledError
+            context.progress.advance(rows)
+
         count = None
         if context.recipe.tokenizer is not None and kind == "documents":
             count = load_tokenizer(context.recipe.tokenizer, context.base_dir).count_many
         result = ingest_source(
             source, kind, context.workspace.root, context.base_dir, self._earlier(kind, source, context),
-            count, context.limit, context.progress.advance,
+            count, context.limit, progress,
         )  # fmt: skip
         return UnitRecord(unit.fingerprint, result.parts, result.rows_in, result.states)
 
