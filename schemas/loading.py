@@ -1,6 +1,5 @@
 """Reading a recipe: YAML to the pydantic model, and every fault as one sentence that names file and key."""
 
-import difflib
 import types
 import typing
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import UserError
-from schemas.recipe import Recipe
+from schemas.recipe import Recipe, suggestion
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_ALIASES = 100  # a recipe has few; a "YAML bomb" multiplies them
@@ -52,6 +51,13 @@ def load_recipe(path: Path) -> Recipe:
         value = yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise UserError(f"{path}: is nested too deeply") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        raise UserError(f"{path}: is not valid YAML: {_one_line(what)}{place}") from error
+    except (KeyError, AttributeError) as error:  # what PyYAML does with `!!bool x`
+        raise UserError(f"{path}: is not valid YAML: a tag does not fit its value") from error
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path}: is not valid YAML: {_one_line(error)}") from error
     if not isinstance(value, dict):
@@ -65,6 +71,9 @@ def load_recipe(path: Path) -> Recipe:
 def explain(error: ValidationError) -> str:
     """The first fault of a validation, as one sentence; unknown keys come with the nearest known one."""
     faults = error.errors(include_url=False)
+    # A wrong item does not count for its list, which is then "too short": no fault of its own.
+    wrong = [fault["loc"] for fault in faults if fault["type"] != "too_short"]
+    faults = [f for f in faults if f["type"] != "too_short" or not any(w[: len(f["loc"])] == f["loc"] for w in wrong)]
     # An unknown key is usually the cause of a missing one: name it first.
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     location, models = _walk(fault["loc"])
@@ -79,6 +88,10 @@ def explain(error: ValidationError) -> str:
         sentence = f"{location}: {fault['ctx']['error']}" if location else str(fault["ctx"]["error"])
     elif fault["type"] == "string_pattern_mismatch":
         sentence = f"{location}: {_short(fault['input'])} is no name; use a-z, 0-9, '_' and '-', at most 64 of them"
+    elif fault["type"] == "too_short":
+        sentence = f"{location}: needs at least {fault['ctx']['min_length']}, not {_short(fault['input'])}"
+    elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        sentence = f"{location}: input should be a mapping of keys, not {_short(fault['input'])}"
     else:
         message = fault["msg"].replace("valid tuple", "list")
         sentence = f"{location}: {message[0].lower()}{message[1:]}, not {_short(fault['input'])}"
@@ -95,8 +108,7 @@ def _tag_sentence(fault: Any) -> str:
 
 
 def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else f" (known keys: {', '.join(known)})" if len(known) < 12 else ""
+    return suggestion(word, known) or (f" (known keys: {', '.join(known)})" if len(known) < 12 else "")
 
 
 def _walk(loc: tuple[int | str, ...]) -> tuple[str, list[type[BaseModel]]]:
@@ -106,6 +118,8 @@ def _walk(loc: tuple[int | str, ...]) -> tuple[str, list[type[BaseModel]]]:
     for part in loc:
         if isinstance(part, int):
             place += f"[{part}]"
+            continue
+        if part == "[key]":  # pydantic's mark that the key itself is wrong
             continue
         tagged = [model for model in found if part in _tags(model)]
         if tagged and len(found) > 1:

@@ -3,7 +3,10 @@
 Paths in a recipe are relative to the recipe's own folder. Unknown keys are refused with a suggestion.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,8 +17,14 @@ Size = Annotated[int, Field(gt=0)]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?`, or nothing where no known word is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------- sources
@@ -266,6 +275,13 @@ class Export(Model):
     methods: tuple[Slug, ...] | None = None  # default: all
     shard_size: Size = 500_000_000  # bytes of Parquet, e.g. 500MB
 
+    @field_validator("configs")
+    @classmethod
+    def _once(cls, configs: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(configs)) < len(configs):
+            raise ValueError(f"each config once, not {', '.join(configs)}")
+        return configs
+
     @field_validator("shard_size", mode="before")
     @classmethod
     def _size(cls, value: Any) -> Any:
@@ -274,7 +290,7 @@ class Export(Model):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
         if match is None or match[2].upper() not in _UNITS:
             raise ValueError(f"{value!r} is not a size like 500MB or 2GiB")
-        return int(float(match[1]) * _UNITS[match[2].upper()])
+        return int(Decimal(match[1]) * _UNITS[match[2].upper()])
 
 
 class Recipe(Model):
@@ -304,11 +320,23 @@ class Recipe(Model):
                 raise ValueError(f"the {what} name {twice[0]!r} is used twice")
         for generator in self.generate:
             if generator.engine not in self.engines:
-                raise ValueError(f"generate {generator.name!r}: no engine {generator.engine!r} under 'engines'")
+                close = suggestion(generator.engine, self.engines)
+                raise ValueError(f"generate {generator.name!r}: no engine {generator.engine!r} under 'engines'{close}")
             offered = {s.name for s in getattr(self, generator.input)}
             if not offered:
                 raise ValueError(f"generate {generator.name!r} reads {generator.input}, and the recipe has none")
             for name in generator.sources or ():
                 if name not in offered:
-                    raise ValueError(f"generate {generator.name!r}: no source {name!r} under {generator.input!r}")
+                    raise ValueError(
+                        f"generate {generator.name!r}: no source {name!r} under {generator.input!r}"
+                        f"{suggestion(name, offered)}"
+                    )
+        methods = {generator.method for generator in self.generate}
+        for export in self.export:
+            for method in export.methods or ():
+                if method not in methods:
+                    raise ValueError(
+                        f"export {export.name!r}: no step under 'generate' has the method {method!r}"
+                        f"{suggestion(method, methods)}"
+                    )
         return self
