@@ -1,6 +1,7 @@
 """The command line. Commands are imported when they are used, so that `longloom --help` answers at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         getattr(commands, arguments.command)(arguments)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(2, error)
     except RunError as error:
@@ -72,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that cannot be written; BrokenPipeError is one too
         if not isinstance(error, BrokenPipeError):
             return _fail(1, error)
-        sys.stderr.close()  # `longloom sql ... | head`
+        # `longloom sql ... | head`: what is still buffered goes nowhere, or Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
 

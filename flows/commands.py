@@ -36,7 +36,9 @@ def run(arguments: Namespace) -> None:
         progress.close()
     _print_table(list(table[0]), [list(row.values()) for row in table])
     if recipe.export and arguments.stage in (None, "export"):
-        _suggest(arguments.workspace, recipe.export[0].name)
+        export = recipe.export[0]
+        config = "sft" if recipe.generate and "sft" in export.configs else export.configs[-1]
+        _suggest(arguments.workspace, export.name, config)
 
 
 async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[str, Any]]:
@@ -56,12 +58,12 @@ async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[st
     )
 
 
-def _suggest(workspace: Path, export: str) -> None:
+def _suggest(workspace: Path, export: str, config: str) -> None:
     option = "" if workspace == Path("workspace") else f" --workspace {workspace}"
     print("\nTry next:")
     print(f"  longloom status{option}")
     print(f'  longloom sql{option} "SELECT method, count(*), avg(response_tokens) FROM samples GROUP BY method"')
-    load = f"import datasets; print(datasets.load_dataset('{workspace / 'exports' / export}', 'sft')['train'][0])"
+    load = f"import datasets; print(datasets.load_dataset('{workspace / 'exports' / export}', '{config}')['train'][0])"
     print(f'  python -c "{load}"')
 
 
