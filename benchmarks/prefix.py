@@ -3,8 +3,8 @@
 python -m benchmarks.prefix
 
 The KV cache is made small (room for some two documents), as it is on a GPU with long documents. Numbers are the
-engine's own: prompt tokens minus tokens it reports as cached. Ideal: each document once, and each question's own tokens. A last row
-runs the two-step program long_qa itself (questions, then answer) on the same documents.
+engine's own: prompt tokens minus tokens it reports as cached. Ideal: each document once, and each question's own
+tokens. A last row runs the two-step program long_qa itself (questions, then answer) on the same documents.
 """
 
 import asyncio

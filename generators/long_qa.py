@@ -66,8 +66,8 @@ def parse_json_questions(text: str, count: int) -> list[str]:
 
 
 def lines_window(text: str, budget: int, tokenizer: Tokenizer, rng: Random) -> tuple[int, int]:
-    """Characters [start, end) of a random run of whole lines of at most `budget` tokens; all of a text that fits. Where
-    lines are so long that whole ones would cost more than a quarter of the window at an end, it is cut inside a line."""
+    """Characters [start, end) of a random run of whole lines of at most `budget` tokens; all of a text that fits.
+    Where whole lines would cost more than a quarter of the window at an end, it is cut inside a line."""
     offsets = tokenizer.offsets(text)
     if len(offsets) <= budget:
         return 0, len(text)
