@@ -38,7 +38,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def remove_leftovers(folder: Path) -> int:
     """Delete the temporary files of a killed run below `folder`; returns how many there were."""
-    leftovers = [path for path in folder.rglob(".*.tmp") if path.is_file()]
+    names = (".*.tmp", ".*.tmp.wal")  # the second is what DuckDB writes beside a catalog
+    leftovers = [path for name in names for path in folder.rglob(name) if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

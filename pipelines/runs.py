@@ -3,6 +3,7 @@
 import secrets
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def new_run_id() -> str:
     return f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions, without importing anything."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
