@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,9 @@ class ExportStage(Stage):
         return ["ingest", *(f"generate.{generator.name}" for generator in context.recipe.generate)]
 
     def units(self, context: Context) -> list[Unit]:
+        # Whole records: rows that failed and now went well change what a unit wrote, not its fingerprint.
         upstream = {
-            stage: [unit.fingerprint for unit in context.upstream(stage).units.values()]
+            stage: [asdict(unit) for unit in context.upstream(stage).units.values()]
             for stage in self._upstream(context)
         }
         fingerprint = digest([self.settings(context), upstream])
@@ -128,7 +130,9 @@ class ExportStage(Stage):
         return context.workspace.exports / self.config.name
 
     def intact(self, record: UnitRecord, context: Context) -> bool:
-        return super().intact(record, context) and (self.folder(context) / "README.md").exists()
+        folder = self.folder(context)
+        written = (folder / "README.md").exists() and all(_complete(folder / config) for config in self.config.configs)
+        return super().intact(record, context) and written
 
     def _tables(self, config: str, context: Context) -> Iterator[tuple[pa.Table, list[str]]]:
         """Batches in the export's schema, each with the ids of rows that the recipe leaves out."""
@@ -144,6 +148,12 @@ class ExportStage(Stage):
                     batch = batch.filter(wanted)
                 columns = [batch.column(id_column if name == "id" else name) for name in schema.names]
                 yield pa.table(columns, schema=schema), left_out
+
+
+def _complete(folder: Path) -> bool:
+    """Does a config have all the files that their names (`...-of-00002.parquet`) promise?"""
+    names = [path.stem for path in folder.glob("train-*-of-*.parquet")]
+    return bool(names) and len(names) == int(names[0].rpartition("-")[2])
 
 
 def _state_row(stage: str, row_id: str, config: str | None = None) -> dict[str, Any]:
