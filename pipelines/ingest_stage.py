@@ -10,6 +10,7 @@ from pipelines.code_version import code_version
 from pipelines.ingest import Kind, ingest_source, unit_name
 from pipelines.manifest import UnitRecord, load_manifest
 from pipelines.seen import SeenIds
+from pipelines.shards import Part
 from pipelines.sources import inputs
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import digest
@@ -25,6 +26,7 @@ class IngestStage(Stage):
     def __init__(self) -> None:
         self._seen: dict[str, SeenIds] = {}
         self._loaded: set[str] = set()
+        self._written: dict[str, list[Path]] = {}  # by this run; the manifest may not name them yet
 
     def settings(self, context: Context) -> dict[str, Any]:
         recipe = context.recipe
@@ -71,24 +73,31 @@ class IngestStage(Stage):
             source, kind, context.workspace.root, context.base_dir, self._earlier(kind, source, context),
             count, context.limit, progress,
         )  # fmt: skip
+        self._written[unit.key] = _files(context, kind, result.parts)
         return UnitRecord(unit.fingerprint, result.parts, result.rows_in, result.states)
 
     def _earlier(self, kind: Kind, source: AnySource, context: Context) -> SeenIds:
         """The ids of all earlier sources: of those ingested in this run, and of those that stood."""
+        if unit_name(kind, source.name) in self._loaded:  # a retry: its rows are no duplicates of the first attempt's
+            del self._seen[kind]
+            self._loaded -= {unit_name(kind, one.name) for one in getattr(context.recipe, kind)}
         seen = self._seen.setdefault(kind, SeenIds())
         for earlier in getattr(context.recipe, kind):
             if earlier.name == source.name:
                 break
             unit = unit_name(kind, earlier.name)
             if unit not in self._loaded:
-                seen.load(_parts(context, kind, unit), _ID[kind])
+                seen.load(self._written.get(unit) or _standing(context, kind, unit), _ID[kind])
                 self._loaded.add(unit)
         self._loaded.add(unit_name(kind, source.name))  # ingest_source adds this source's own ids
         return seen
 
 
-def _parts(context: Context, kind: str, unit: str) -> list[Path]:
+def _standing(context: Context, kind: str, unit: str) -> list[Path]:
     manifest = load_manifest(context.workspace.manifest("ingest"))
     record = manifest.units.get(unit) if manifest is not None else None
-    parts = record.parts if record is not None else []
+    return _files(context, kind, record.parts if record is not None else [])
+
+
+def _files(context: Context, kind: str, parts: list[Part]) -> list[Path]:
     return [context.workspace.root / part.file for part in parts if part.table == kind]
