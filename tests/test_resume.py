@@ -20,11 +20,11 @@ from generators.engines.scripted import ScriptedEngine
 from pipelines.build import build
 from pipelines.catalog import query
 from pipelines.manifest import UnitRecord
-from pipelines.stages import Context, Silence, Stage, Unit
+from pipelines.stages import Context, Silence, Stage, Unit, run_directly
 from pipelines.workspace import Workspace
 from schemas.errors import RunError, UserError
 from tests.crash_driver import snapshot
-from tests.support import answer, recipe
+from tests.support import answer, recipe, texts
 
 UNITS = [
     "ingest/ingest.documents.texts", "ingest/ingest.instructions.tasks", "generate.long_qa/00000",
@@ -240,6 +240,26 @@ def test_rows_that_fail_again_keep_their_state(home, tmp_path):
     assert first.calls["plan"] == 3 and second.calls == {"plan": 3}
     assert second.units[:2] == ["generate.agentwrite/00000", "generate.agentwrite/00001"]
     assert snapshot(tmp_path / "w") == before
+
+
+def test_a_unit_that_is_tried_twice_in_one_run_gives_the_same(tmp_path):
+    """As Prefect does after an error. What ingest saw the first time must not turn the second time into duplicates."""
+    sources = [{"name": name, "type": "inline", "items": texts(count)} for name, count in (("a", 2), ("b", 3))]
+    path = recipe(tmp_path, documents=sources)
+
+    async def twice(stage: Stage, number: int, unit: Unit, context: Context) -> UnitRecord:
+        await stage.run(number, unit, context)
+        return await stage.run(number, unit, context)
+
+    engine = ScriptedEngine(answer)
+    for name, run_unit in (("once", run_directly), ("twice", twice)):
+        place = Workspace(tmp_path / name)
+        asyncio.run(build(path, place, run_unit=run_unit, make_engine=lambda *_: engine))
+    assert snapshot(tmp_path / "twice") == snapshot(tmp_path / "once")
+    states = query(
+        place, "SELECT state, reason, count(*) FROM row_states WHERE stage = 'ingest' GROUP BY ALL ORDER BY 1"
+    )
+    assert states[1] == [("filtered", "duplicate_text", 2), ("ok", "", 6)]
 
 
 def test_a_run_that_fails_keeps_the_units_it_has_finished(home, tmp_path):
