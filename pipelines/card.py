@@ -1,6 +1,8 @@
 """The dataset card: README.md with YAML front matter, made from what really happened."""
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +29,32 @@ _DOCUMENTS = """
 SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS documents,
        sum(chars)::BIGINT AS chars, sum(tokens)::BIGINT AS tokens
 FROM documents GROUP BY ALL ORDER BY ALL"""
-_STATES = "SELECT stage, state, reason, count(*) AS rows FROM row_states GROUP BY ALL ORDER BY ALL"
+_STATES = "SELECT stage, state, reason, count(*) AS rows FROM row_states WHERE {made} GROUP BY ALL ORDER BY ALL"
 _REQUESTS = """
 SELECT model, method, step, count(DISTINCT request_id) AS calls, sum(prompt_tokens)::BIGINT AS prompt_tokens,
        sum(cached_tokens)::BIGINT AS cached_tokens, sum(completion_tokens)::BIGINT AS completion_tokens
-FROM (SELECT DISTINCT ON (request_id) * FROM requests) GROUP BY ALL ORDER BY ALL"""
+FROM (SELECT DISTINCT ON (request_id) * FROM requests WHERE {made}) GROUP BY ALL ORDER BY ALL"""
 
 
 def is_export(folder: Path) -> bool:
     """Was this folder written by an export? Told by the card's front matter."""
     try:
-        front = (folder / "README.md").read_text("utf-8").split("---\n")[1]
-        return _MARK in (yaml.safe_load(front) or {}).get("tags", [])
-    except (OSError, IndexError, AttributeError, yaml.YAMLError):
+        lines = (folder / "README.md").read_text("utf-8").split("\n")
+        front = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
+        return lines[0] == "---" and _MARK in front["tags"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return False
 
 
-def write_card(folder: Path, export: Export, counts: dict[str, int], context: Context) -> None:
-    """Write README.md. `counts`: rows of each exported config."""
-    methods = export.methods
-    where = "true" if methods is None else f"method IN ({', '.join(repr(method) for method in methods)})"
+def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str, int], context: Context) -> None:
+    """Write README.md. `stages`: what the export was made from (the workspace may hold others, of an earlier recipe).
+    `counts`: rows of each exported config."""
+    made = f"stage IN {_in(stages)}"
+    where = made if export.methods is None else f"{made} AND method IN {_in(export.methods)}"
     with connect(context.workspace) as connection:
 
         def table(sql: str, header: list[str] | None = None) -> str:
-            cursor = connection.execute(sql.format(where=where))
+            cursor = connection.execute(sql.format(where=where, made=made))
             names = header or [column[0] for column in cursor.description or []]
             return _table(names, cursor.fetchall())
 
@@ -68,14 +72,18 @@ def write_card(folder: Path, export: Export, counts: dict[str, int], context: Co
     (folder / "README.md").write_text(text, "utf-8")
 
 
+def _in(names: Iterable[str]) -> str:
+    return f"({', '.join(repr(name) for name in names)})"  # names of recipes hold no quotes
+
+
 def _front_matter(export: Export, counts: dict[str, int], documents: list[Any], context: Context) -> str:
     licences = sorted({row[2] for row in documents if row[2]})
-    languages = sorted({row[1] for row in documents if row[1] and row[1] != "und"})
+    languages = sorted({row[1] for row in documents if _is_code(row[1]) and row[1] != "und"})
     total = max(counts.values(), default=0)
     matter = {
         "pretty_name": f"{context.recipe.name}/{export.name}",
         "language": languages,
-        "license": licences[0].lower() if len(licences) == 1 else "other",
+        "license": licences[0].lower() if len(licences) == 1 and _is_code(licences[0]) else "other",
         "size_categories": [next((name for limit, name in _SIZES if total < limit), "n>10M")],
         "task_categories": ["text-generation"],
         "tags": [_MARK, "synthetic", "long-context"],
@@ -87,6 +95,11 @@ def _front_matter(export: Export, counts: dict[str, int], documents: list[Any], 
     return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---\n"
 
 
+def _is_code(value: str | None) -> bool:
+    """Is it a code like `en` or `CC-BY-4.0`? Rows may bring any text as their language or licence."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{1,39}", value or "") is not None
+
+
 def _body(sections: dict[str, str], context: Context) -> str:
     recipe = context.recipe
     facts = [
@@ -96,9 +109,9 @@ def _body(sections: dict[str, str], context: Context) -> str:
     parts = [f"# {_escape(recipe.name)}\n\n{_escape(recipe.description)}\n"]
     parts += [f"## {title}\n\n{text}\n" for title, text in sections.items()]
     parts.append(f"## Provenance\n\n{_table(['what', 'value'], facts)}\n")
-    recipe_json = json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    recipe_json = json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False).replace("<", "\\u003c")
     # Indented code: no run of back-ticks in a source name can close it.
-    parts.append("## Recipe with all defaults\n\n" + "\n".join(f"    {line}" for line in recipe_json.splitlines()))
+    parts.append("## Recipe with all defaults\n\n" + "\n".join(f"    {line}" for line in recipe_json.split("\n")))
     return "\n".join(parts) + "\n"
 
 
@@ -116,6 +129,6 @@ def _escape(value: Any) -> str:
         return ""
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_[]|#!":
+    for character in "\\`*_[]|#!~":
         text = text.replace(character, f"\\{character}")
     return text

@@ -54,15 +54,20 @@ class ShardWriter:
         self._sink: Any = None
 
     def write(self, table: pa.Table) -> None:
+        if not table.num_rows:  # `datasets` cannot read a row group without rows
+            return
         if self._writer is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._paths.append(self.folder / f"{len(self._paths):05d}.parquet")
-            self._sink = self._paths[-1].open("wb")
-            self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+            self._begin_shard()
         self._writer.write_table(table)
         self.rows += table.num_rows
         if self._sink.tell() >= self._shard_bytes:
             self._end_shard()
+
+    def _begin_shard(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._paths.append(self.folder / f"{len(self._paths):05d}.parquet")
+        self._sink = self._paths[-1].open("wb")
+        self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
 
     def _end_shard(self) -> None:
         if self._writer is not None:
@@ -72,9 +77,10 @@ class ShardWriter:
             self._writer = self._sink = None
 
     def close(self) -> list[Path]:
-        """An empty dataset still gets one file, so that loading it gives zero rows instead of an error."""
+        """An empty dataset still gets one file with its columns: readers find zero rows. (`datasets` does so with
+        streaming=True only; else it says that the split "corresponds to no data".)"""
         if not self._paths:
-            self.write(self._schema.empty_table())
+            self._begin_shard()
         self._end_shard()
         total = len(self._paths)
         return [
@@ -120,7 +126,7 @@ class ExportStage(Stage):
                 context.progress.advance(table.num_rows + len(left_out))
             writer.close()
             counts[config] = writer.rows
-        write_card(temporary, self.config, counts, context)
+        write_card(temporary, self.config, self._upstream(context), counts, context)
         replace_folder(temporary, final)
         parts = write_rows(context.workspace.root, "row_states", f"{self.name}-{unit.key}", states)
         ended = Counter(state["state"] for state in states)
@@ -174,10 +180,15 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def copy_export(folder: Path, to: Path) -> None:
-    """Copy a finished export. UserError when `to` holds something that is no export of Longloom's."""
-    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not is_export(to))):
+    """Copy a finished export. UserError when `to` holds anything that is no part of an export of Longloom's."""
+    names = {path.name for path in to.iterdir()} if to.is_dir() else set()
+    if to.exists() and (not to.is_dir() or (names and not is_export(to))):
         raise UserError(f"{to}: exists and is no export; name a new or empty folder with --to")
-    temporary = to.absolute().with_name(f".{to.name}.tmp")
+    foreign = sorted(names - {"README.md", *SCHEMAS})
+    if foreign:  # a .git, say: the folder is replaced as a whole
+        raise UserError(f"{to}: holds {foreign[0]!r} beside an export; name a new or empty folder with --to")
+    final = to.resolve()
+    temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(folder, temporary)
-    replace_folder(temporary, to.absolute())
+    replace_folder(temporary, final)
