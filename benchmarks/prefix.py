@@ -69,8 +69,8 @@ async def work(folder: Path) -> None:
     documents = every[2 * DOCUMENTS :]
     config = Config.model_validate(
         {
-            "method": "long_qa", "engine": "w", "document_tokens": {"min": 1}, "questions_format": "json",
-            "sampling": {"questions": {"max_tokens": 400}, "answer": {"max_tokens": 64}},
+            "method": "long_qa", "engine": "w", "document_tokens": {"min": 1},
+            "sampling": {"questions": {"max_tokens": 200}, "answer": {"max_tokens": 64}},
         }
     )  # fmt: skip
     rows = [

@@ -3,7 +3,6 @@ critique taken from one chunk (Llama-2-Long self-instruct, arXiv 2309.16039, app
 
 import json
 import re
-from functools import partial
 from random import Random
 from typing import Any, ClassVar
 
@@ -44,25 +43,6 @@ def parse_questions(text: str, count: int) -> list[str]:
         seen = ", ".join("?" if number is None else str(number) for number in numbers[:20])
         raise Reject(State.INVALID_OUTPUT, "not_numbered_questions", f"wanted items 1 to {count}, got {seen or 'none'}")
     return [item[2] for item in items if item]
-
-
-def questions_schema(count: int) -> dict[str, Any]:
-    """The JSON form of the questions."""
-    items = {"type": "string", "minLength": 10, "maxLength": 300}
-    questions = {"type": "array", "items": items, "minItems": count, "maxItems": count}
-    properties = {"questions": questions}
-    return {"type": "object", "properties": properties, "required": ["questions"], "additionalProperties": False}
-
-
-def parse_json_questions(text: str, count: int) -> list[str]:
-    """Raises Reject when an engine that cannot hold to a schema returned something else."""
-    try:
-        questions = [str(question).strip() for question in json.loads(text)["questions"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Reject(State.INVALID_OUTPUT, "questions_not_json", str(error)) from error
-    if len(questions) != count:
-        raise Reject(State.INVALID_OUTPUT, "questions_not_json", f"{len(questions)} questions, {count} wanted")
-    return questions
 
 
 def lines_window(text: str, budget: int, tokenizer: Tokenizer, rng: Random) -> tuple[int, int]:
@@ -146,16 +126,19 @@ class LongQA(Generator[Document]):
         return lines_window(text, self.config.verify.chunk_tokens, llm.tokenizer, llm.rng)
 
     async def _questions(self, document: str, task: str, language: str, llm: Llm) -> list[str]:
-        count, form = self.config.questions, self.config.questions_format
+        count = self.config.questions
         name = LANGUAGES.get(language, "the language of the document")
-        ask = partial(llm.chat, "questions", document=document, task=task, count=count, language=name, format=form)
-        if form == "json":
-            questions = parse_json_questions(await ask(json_schema=questions_schema(count)), count)
-        else:
-            # Started with "1.", so that no introduction gets in the way; stopped before an item too many.
-            text = await ask(prefix="1.", stop=(f"\n{count + 1}.",))
-            questions = parse_questions(text, count)
-        questions = list(dict.fromkeys(questions))
+        # Started with "1.", so that no introduction gets in the way; stopped before a question too many.
+        text = await llm.chat(
+            "questions",
+            prefix="1.",
+            stop=(f"\n{count + 1}.",),
+            document=document,
+            task=task,
+            count=count,
+            language=name,
+        )
+        questions = list(dict.fromkeys(parse_questions(text, count)))
         empty = [question for question in questions if word_count(question) < MIN_QUESTION_WORDS]
         if empty:
             raise Reject(State.INVALID_OUTPUT, "no_question", empty[0][:120])

@@ -252,7 +252,6 @@ class LongQA(GeneratorBase):
     too_long: Literal["excerpt", "reject"] = "excerpt"  # excerpt: a random run of whole lines that fits
     flat_lengths: bool = True  # with count: draw documents evenly over the log of their length
     questions: Positive = 5
-    questions_format: Literal["lines", "json"] = "lines"  # json: the engine is held to a schema; for small models
     task_types: Annotated[tuple[TaskType, ...], Field(min_length=1)] = (
         "general",
         "summary",

@@ -36,7 +36,7 @@ def answer(request: ChatRequest) -> str:
         )
     if "Now write the next paragraph only" in prompt:
         return f"Paragraph 1: Here is the tale of {word}, told at some length and without haste."
-    if "one per line, and write nothing else." in prompt:
+    if "one question per line, numbered" in prompt:
         return " " + "\n".join(f"{n}. What does {word} mean in part {n}?"[0 if n > 1 else 3 :] for n in range(1, 6))
     if '"verdict", which is' in prompt:
         return json.dumps({"analysis": f"seen {word}", "verdict": "correct"})

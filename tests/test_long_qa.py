@@ -28,7 +28,7 @@ DOCUMENT = Document("doc-1", TEXT, "texts", "en")
 
 
 def is_questions(request: ChatRequest) -> bool:
-    return "different questions about the text above" in request.messages[0].content
+    return "different questions that can be answered" in request.messages[0].content
 
 
 def is_critique(request: ChatRequest) -> bool:
@@ -107,18 +107,6 @@ def test_the_engine_stops_before_a_question_too_many(tmp_path: Path) -> None:
 def test_a_line_without_words_is_no_question(tmp_path: Path) -> None:
     (outcome,), _ = run(tmp_path, script(questions=" 1.\n2. 2?\n3. 3?\n4. 4?\n5. What is five?"))
     assert (outcome.state, outcome.reason) == (State.INVALID_OUTPUT, "no_question")
-
-
-def test_questions_as_json_are_held_to_a_schema(tmp_path: Path) -> None:
-    reply = json.dumps({"questions": [f"What is thing {n}?" for n in range(5)]})
-    (outcome,), engine = run(tmp_path, script(questions=reply), questions_format="json")
-    assert outcome.state is State.OK and len(engine.calls[0].messages) == 1
-    schema = engine.calls[0].sampling.json_schema
-    assert schema is not None and schema["properties"]["questions"]["minItems"] == 5
-    (outcome,), _ = run(
-        tmp_path / "b", script(questions='{"questions": ["Only one of them?"]}'), questions_format="json"
-    )
-    assert (outcome.state, outcome.reason) == (State.INVALID_OUTPUT, "questions_not_json")
 
 
 def test_questions_may_be_numbered_in_the_ways_models_do() -> None:
