@@ -134,6 +134,6 @@ def _engine_config(config: dict[str, Any]) -> Any:
 
 
 def _cpu_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """vLLM 0.32 on a CPU dies ("CPU Generator does not use offset") when the prompt of a request with a seed is computed
-    in several chunks: compute every prompt in one."""
+    """vLLM 0.32 on a CPU dies ("CPU Generator does not use offset") when the prompt of a request with a seed is
+    computed in several chunks: compute every prompt in one."""
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config["max_model_len"])}
