@@ -193,8 +193,10 @@ def sql(arguments: Namespace) -> None:
 
     names, rows = query(Workspace(arguments.workspace), arguments.query)
     if arguments.format == "json":
-        json.dump([dict(zip(names, row, strict=True)) for row in rows], sys.stdout, ensure_ascii=False, default=str)
-        print()
+        text = json.dumps([dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False, default=str)
+        if "NaN" in text or "Infinity" in text:  # no JSON: such a number is null
+            text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
+        print(text)
     elif arguments.format == "csv":
         import csv
 
