@@ -58,6 +58,7 @@ def test_killed_right_before_a_file_operation(small):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_before_every_file_operation(small):
     numbers = range(1, small.operations + 1)
     killed = small.together([small.at_operation(f"operation-{number}", number) for number in numbers])
