@@ -5,7 +5,6 @@ Waiting requests are answered in batches of similar length, one batch after the 
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from generators.engines.backend import Backend
 from generators.engines.base import BadRequest, ChatRequest, Completion, EngineError, EngineInfo, Sampling
 from generators.engines.chat_format import ChatFormat
+from generators.engines.cpu_attention import register
 from generators.engines.decoding import Row, decode_batch
 from schemas.errors import UserError
 
@@ -59,12 +59,9 @@ class TransformersBackend(Backend):
             self._device = torch.device(device)
         except RuntimeError as error:
             raise UserError(f"engine device {device!r}: {error}") from error
-        if self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            # One core stays with the flow. OpenMP threads that wait for a core someone else uses cost far more than
-            # the core brings (measured on 2 busy cores: 83 tokens/s with one thread, 13 with two).
-            torch.set_num_threads(max(1, torch.get_num_threads() - 1))
         dtype = _dtype(self.config["dtype"], self._device.type)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        options = {"attn_implementation": register()} if self._device.type == "cpu" else {}
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
         self._model: Any = model.to(self._device).eval()
         self._grammars: Any = None
 
