@@ -5,6 +5,8 @@ resumable is ours (manifests and ledger): after a kill, the same command continu
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_HOME
 
 from flows.progress import Lines
 from flows.tables import stage_table
@@ -23,15 +26,19 @@ from pipelines.build import build
 from pipelines.manifest import UnitRecord
 from pipelines.stages import Context, Progress, Stage, Unit
 from pipelines.workspace import Workspace
-from schemas.errors import ConservationError, UserError
+from schemas.errors import ConservationError, RunError, UserError
 
 _progress: Progress | None = None  # of the command line that called the flow in this process
 
 
-def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
+async def _worth_a_retry(_task: Any, run: Any, state: Any) -> bool:
     """An engine that died may live next time; wrong input or a lost row will not get better."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError | ConservationError)
+    error = await state.aresult(raise_on_failure=False)
+    if isinstance(error, UserError | ConservationError):
+        return False
+    if _progress is not None:
+        _progress.note(f"{run.name}: {error}; trying again")
+    return True
 
 
 @task(
@@ -73,12 +80,38 @@ async def longloom(
     return table
 
 
+@contextmanager
+def _two_starts_of_a_server() -> Iterator[None]:
+    """Prefect starts its own server again and again when that ends at once, and says nothing: most of all where
+    another version of Prefect has changed the database. Twice is for a port that was taken in between."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    start, starts = SubprocessASGIServer._run_uvicorn_command, 0
+
+    def counted(server: Any) -> Any:
+        nonlocal starts
+        starts += 1
+        if starts > 2:
+            raise RunError(
+                f"Prefect's own server does not start; its database in {PREFECT_HOME.value()} may be that of another "
+                "version: set PREFECT_HOME to another folder or PREFECT_API_URL to a server, or use --no-prefect"
+            )
+        return start(server)
+
+    SubprocessASGIServer._run_uvicorn_command = counted
+    try:
+        yield
+    finally:
+        SubprocessASGIServer._run_uvicorn_command = start
+
+
 async def run_flow(progress: Progress, **parameters: Any) -> list[dict[str, Any]]:
     """Run the flow in this process, telling `progress`."""
     global _progress
     _progress = progress
     try:
-        table: list[dict[str, Any]] = await longloom(**parameters)
+        with _two_starts_of_a_server():
+            table: list[dict[str, Any]] = await longloom(**parameters)
         return table
     finally:
         _progress = None

@@ -44,8 +44,9 @@ def run(arguments: Namespace) -> None:
 async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[str, Any]]:
     import os
 
-    # Our own progress speaks on the terminal; what Prefect has to say below a warning is in its UI.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # Our own progress speaks on the terminal, and one sentence says what went wrong; Prefect's log is in its UI.
+    if "PREFECT_LOGGING_LEVEL" not in os.environ:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.build import run_flow
 
     return await run_flow(
