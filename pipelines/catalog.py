@@ -89,7 +89,7 @@ def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
         gone = build_catalog(workspace)
         if gone:
             raise UserError(f"{gone[0]}: is gone, and a manifest names it; run the recipe again to make it anew")
-    except OSError as error:
+    except (OSError, duckdb.IOException) as error:
         if not workspace.catalog.exists():  # a read-only folder is fine as long as it has a catalog
             raise RunError(f"{workspace.catalog}: cannot be written: {error}") from error
     connection = duckdb.connect(str(workspace.catalog), read_only=True)

@@ -1,7 +1,9 @@
 """The engines of a run: started when first needed, kept while stages use them, one local model at a time."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from generators.base import Tokenizer
 from generators.engines import create_engine
@@ -10,7 +12,7 @@ from generators.ledger import Ledger
 from generators.models import load_tokenizer, model_window, resolve_model
 from generators.runner import Runner
 from schemas.errors import UserError
-from schemas.recipe import EngineConfig, OpenAIEngine, Recipe
+from schemas.recipe import EngineConfig, LocalEngine, OpenAIEngine, Recipe
 
 MakeEngine = Callable[[EngineConfig, Path, Path | None], Engine]
 
@@ -31,6 +33,7 @@ class EnginePool:
         self._ledger: Ledger | None = None
         self._engines: dict[str, Engine] = {}
         self._runners: dict[str, Runner] = {}
+        self._changing = asyncio.Lock()  # units of a stage ask for their runner at the same time
 
     def engine(self, name: str) -> Engine:
         """The engine, not yet started: enough to ask for its identity."""
@@ -41,7 +44,9 @@ class EnginePool:
     def tokenizer(self, name: str) -> Tokenizer:
         config = self.recipe.engines[name]
         if not isinstance(config, OpenAIEngine):
-            return load_tokenizer(config.model, self.base_dir)
+            # A pinned revision has its own tokenizer: that of its folder.
+            pinned = config.revision is not None
+            return load_tokenizer(str(self._folder(config)) if pinned else config.model, self.base_dir)
         if config.tokenizer is None:
             raise UserError(
                 f"engines.{name}.tokenizer: documents are measured in tokens; name the served model's folder, its hub "
@@ -56,22 +61,35 @@ class EnginePool:
             return config.max_model_len
         if isinstance(config, OpenAIEngine):
             return (await self.engine(name).start()).max_model_len
-        return model_window(resolve_model(config.model, self.base_dir, config.revision).path)
+        return model_window(self._folder(config))
+
+    def _folder(self, config: LocalEngine) -> Path:
+        return resolve_model(config.model, self.base_dir, config.revision).path
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What of an engine changes the rows a stage makes; nothing is started or asked."""
+        config, identity = self.recipe.engines[name], self.engine(name).identity
+        facts = {"model": identity.model, "revision": identity.revision, "settings": identity.settings}
+        if isinstance(config, OpenAIEngine):
+            return {**facts, "tokenizer": config.tokenizer, "max_model_len": config.max_model_len}
+        return {**facts, "max_model_len": config.max_model_len or model_window(self._folder(config))}
 
     async def runner(self, name: str) -> Runner:
         """The runner of an engine; other local engines are closed first, since two models seldom fit one GPU."""
-        if name in self._runners:
+        async with self._changing:
+            if name not in self._runners:
+                if not isinstance(self.recipe.engines[name], OpenAIEngine):
+                    await self._close_local()
+                if self._ledger is None:
+                    self._ledger = Ledger(self._ledger_path)
+                window, tokenizer = await self.window(name), self.tokenizer(name)
+                self._runners[name] = Runner(self.engine(name), self._ledger, window, tokenizer, self.recipe.seed)
             return self._runners[name]
-        if not isinstance(self.recipe.engines[name], OpenAIEngine):
-            for other in list(self._runners):
-                if not isinstance(self.recipe.engines[other], OpenAIEngine):
-                    await self._engines.pop(other).close()
-                    del self._runners[other]
-        if self._ledger is None:
-            self._ledger = Ledger(self._ledger_path)
-        window, tokenizer = await self.window(name), self.tokenizer(name)
-        self._runners[name] = Runner(self.engine(name), self._ledger, window, tokenizer, self.recipe.seed)
-        return self._runners[name]
+
+    async def _close_local(self) -> None:
+        for name in [name for name in self._runners if not isinstance(self.recipe.engines[name], OpenAIEngine)]:
+            del self._runners[name]
+            await self._engines.pop(name).close()
 
     async def close(self) -> None:
         for engine in self._engines.values():

@@ -108,7 +108,8 @@ class ExportStage(Stage):
             stage: [asdict(unit) for unit in context.upstream(stage).units.values()]
             for stage in self._upstream(context)
         }
-        fingerprint = digest([self.settings(context), upstream])
+        # The card prints the whole recipe.
+        fingerprint = digest([self.settings(context), context.recipe_hash, upstream])
         return [Unit("all", fingerprint)]
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:

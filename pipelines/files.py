@@ -37,9 +37,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete the temporary files of a killed run below `folder`; returns how many there were."""
-    names = (".*.tmp", ".*.tmp.wal")  # the second is what DuckDB writes beside a catalog
-    leftovers = [path for name in names for path in folder.rglob(name) if path.is_file()]
+    """Delete the temporary files of a killed run in a workspace; returns how many there were. Looks only where runs
+    write: the folder may hold other people's files too."""
+    catalog = (".catalog.duckdb.*.tmp", ".catalog.duckdb.*.tmp.wal")
+    names = (*catalog, "manifests/.*.json.*.tmp", "tables/*/.part-*.parquet.*.tmp")
+    leftovers = [path for name in names for path in folder.glob(name) if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

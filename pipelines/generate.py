@@ -13,6 +13,7 @@ from pipelines.manifest import UnitRecord
 from pipelines.rows import Draw, candidates, draw, load, shards
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
+from schemas.errors import UserError
 from schemas.ids import canonical_json, content_id, derive_seed, digest
 from schemas.recipe import AgentWrite, LongQA
 from schemas.rows import Document, Instruction, Sample
@@ -24,7 +25,9 @@ _ID = {"documents": "document_id", "instructions": "instruction_id"}
 class GenerateStage(Stage):
     """One entry of the recipe's `generate` list."""
 
-    concurrency: ClassVar[int] = 2  # while one shard's last rows finish, the next one keeps the engine's batch full
+    # Shards at once: while the last rows of some finish, the next ones keep the engine's batch full. Rows of a later
+    # shard start only when all rows of the earlier ones have (see Runner.run), so this costs no order.
+    concurrency: ClassVar[int] = 32
 
     def __init__(self, config: AgentWrite | LongQA, engines: EnginePool) -> None:
         self.config, self.engines = config, engines
@@ -32,16 +35,20 @@ class GenerateStage(Stage):
         self._generator = create_generator(config)
 
     def settings(self, context: Context) -> dict[str, Any]:
-        identity = self.engines.engine(self.config.engine).identity
         return {
             **self.config.model_dump(mode="json"),
             "limit": context.limit,
             "seed": context.recipe.seed,
-            "model": identity.model,
-            "revision": identity.revision,
-            "max_model_len": context.recipe.engines[self.config.engine].max_model_len,
+            "engine": self.engines.facts(self.config.engine),
             "code": code_version(
-                f"generators/{self.config.method}.py", f"generators/prompts/{self.config.method}/*.j2", "filters/*.py"
+                f"generators/{self.config.method}.py",
+                f"generators/prompts/{self.config.method}/*.j2",
+                "filters/*.py",
+                "generators/base.py",
+                "generators/runner.py",
+                "pipelines/generate.py",
+                "pipelines/rows.py",
+                "schemas/tables.py",
             ),
         }
 
@@ -59,6 +66,11 @@ class GenerateStage(Stage):
         if isinstance(config, LongQA):
             low = config.document_tokens.min
             eligible = [candidate for candidate in found if candidate.tokens >= low] if counts else found
+            if found and not eligible:
+                raise UserError(
+                    f"generate {config.name!r}: none of {len(found)} documents has the {low} tokens that "
+                    "document_tokens.min asks for"
+                )
             return draw(eligible, config.per_document, min(counts, default=None), config.flat_lengths, seed)
         return draw(found, config.per_instruction, min(counts, default=None), False, seed)
 
@@ -66,7 +78,8 @@ class GenerateStage(Stage):
         settings = {key: value for key, value in self.settings(context).items() if key not in ("limit", "count")}
         units = []
         for number, shard in enumerate(shards(self.draws(context), self.config.shard_rows)):
-            fingerprint = digest([settings, [one.row_id for one in shard]])
+            rows = [[one.row_id, one.candidate.source, one.candidate.language] for one in shard]
+            fingerprint = digest([settings, rows])
             units.append(Unit(f"{number:05d}", fingerprint, len(shard), shard))
         return units
 

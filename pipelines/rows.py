@@ -5,15 +5,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipelines.shards import Part
-from schemas.ids import derive_seed
+from schemas.ids import digest
 
-CHARS_PER_TOKEN = 4  # only to sort documents into length classes when ingest did not count tokens
+# Only to choose among documents when ingest did not count tokens; the generator then counts exactly.
+CHARS_PER_TOKEN = {"zh": 1.5, "ja": 1.5, "ko": 1.5}
+CHARS_PER_TOKEN_ELSE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Candidate:
 
     row_id: str
     source: str
+    language: str
     tokens: int
     file: str
     group: int  # row group in the file
@@ -44,34 +46,38 @@ def candidates(root: Path, parts: Iterable[Part], id_column: str, sources: set[s
     found = []
     for part in parts:
         file = pq.ParquetFile(root / part.file)
-        names = [name for name in (id_column, "source", "tokens", "chars") if name in file.schema_arrow.names]
+        names = [
+            name for name in (id_column, "source", "language", "tokens", "chars") if name in file.schema_arrow.names
+        ]
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group, names).to_pylist():
                 if sources is None or row["source"] in sources:
-                    tokens = row.get("tokens") or math.ceil((row.get("chars") or 0) / CHARS_PER_TOKEN)
-                    found.append(Candidate(row[id_column], row["source"], tokens, part.file, group))
+                    a_token = CHARS_PER_TOKEN.get(row["language"], CHARS_PER_TOKEN_ELSE)
+                    tokens = row.get("tokens") or math.ceil((row.get("chars") or 0) / a_token)
+                    place = (part.file, group)
+                    found.append(Candidate(row[id_column], row["source"], row["language"], tokens, *place))
     return found
 
 
 def draw(found: list[Candidate], per_row: int, count: int | None, flat: bool, seed: int) -> list[Draw]:
     """Each candidate `per_row` times, or `count` draws among these: at random, or evenly over length classes (powers
-    of two of the token count) so that long documents are not rare. The result is in the candidates' order."""
+    of two of the token count) so that long documents are not rare. The result is in the candidates' order. A corpus
+    that grows keeps most of its draws: chance is a hash of seed and row, not of the row's place."""
     every = [Draw(candidate, number) for candidate in found for number in range(per_row)]
     if count is None or count >= len(every):
         return every
-    rng = Random(derive_seed(seed, "draw"))
+    chance = [(one.number, digest([seed, one.row_id])) for one in every]  # every document once, then again
     classes: dict[int, list[int]] = defaultdict(list)
     for index, one in enumerate(every):
         classes[one.candidate.tokens.bit_length() if flat else 0].append(index)
     for members in classes.values():
-        rng.shuffle(members)
-        members.sort(key=lambda index: every[index].number)  # first every document once, then again
+        members.sort(key=chance.__getitem__, reverse=True)
     chosen: list[int] = []
     queues = [classes[key] for key in sorted(classes, reverse=True)]
     while len(chosen) < count:
         for queue in queues:
             if queue and len(chosen) < count:
-                chosen.append(queue.pop(0))
+                chosen.append(queue.pop())
     return [every[index] for index in sorted(chosen)]
 
 

@@ -156,10 +156,14 @@ def _carry_over(
     stale = dict(old.units) if old is not None else {}
     todo: list[tuple[int, Unit]] = []
     for number, unit in enumerate(units):
-        if stage.stands(stale.get(unit.key), unit, context):
+        record = stale.get(unit.key)
+        if stage.stands(record, unit, context):
             manifest.units[unit.key] = stale.pop(unit.key)
-        else:
-            todo.append((number, unit))
+            continue
+        todo.append((number, unit))
+        if record is not None and record.retry and record.fingerprint == unit.fingerprint:
+            # Only failed rows are tried again: the good ones stay until the new attempt takes their place.
+            manifest.units[unit.key] = stale.pop(unit.key)
     for record in stale.values():
         stage.removed(record, context)
     return todo
@@ -176,7 +180,12 @@ async def _run_units(
         async with limit:
             record = await run_unit(stage, number, unit, context)
         check_conservation(stage.name, unit.key, record, unit.rows)
+        before = manifest.units.get(unit.key)
         manifest.units[unit.key] = record
+        if before is not None:
+            gone = {part.file for part in before.parts} - {part.file for part in record.parts}
+            for file in gone:
+                (context.workspace.root / file).unlink(missing_ok=True)
         if time.monotonic() - saved > SAVE_SECONDS:
             manifest.save(context.workspace.manifest(stage.name))
             saved = time.monotonic()

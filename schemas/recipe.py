@@ -118,12 +118,23 @@ class LocalEngine(Model):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
+_OWN_KEYS = ("model", "revision", "tokenizer", "max_model_len", "dtype", "seed")
+
+
 class VllmEngine(LocalEngine):
     type: Literal["vllm"]
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     tensor_parallel_size: Positive = 1
     max_num_seqs: Positive = 256
     options: dict[str, Any] = {}  # further arguments of vLLM's AsyncEngineArgs, as they are
+
+    @field_validator("options")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in _OWN_KEYS:
+            if key in value:
+                raise ValueError(f"{key!r} belongs to the engine itself, or to the recipe, not into options")
+        return value
 
 
 class TransformersEngine(LocalEngine):
@@ -321,6 +332,14 @@ class Recipe(Model):
             if generator.engine not in self.engines:
                 close = suggestion(generator.engine, self.engines)
                 raise ValueError(f"generate {generator.name!r}: no engine {generator.engine!r} under 'engines'{close}")
+            served = self.engines[generator.engine]
+            if isinstance(served, OpenAIEngine) and served.server == "openai":
+                for step, sampling in generator.sampling:
+                    if sampling.top_k or sampling.repetition_penalty != 1.0:
+                        raise ValueError(
+                            f"generate {generator.name!r}: sampling.{step} asks for top_k or repetition_penalty, which "
+                            f"engine {generator.engine!r} (server: openai) cannot do"
+                        )
             offered = {s.name for s in getattr(self, generator.input)}
             if not offered:
                 raise ValueError(f"generate {generator.name!r} reads {generator.input}, and the recipe has none")

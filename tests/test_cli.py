@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from pipelines.workspace import Workspace
 from tests.support import recipe, scripted
 
 LONGLOOM = [sys.executable, "-m", "flows"]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 TABLE = """\
 stage       units  rows  ok
 ----------  -----  ----  --
@@ -237,16 +239,15 @@ def test_an_engine_that_stays_dead(tmp_path, capsys, monkeypatch):
 def test_a_full_disk(built):
     with Path("/dev/full").open("w") as full:
         command = [*LONGLOOM, "sql", "SELECT 1", "--workspace", str(built.root)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == "longloom: [Errno 28] No space left on device"
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=BUFFERED)
+    assert (done.returncode, done.stderr) == (1, "longloom: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize("rows", [1, 100_000])
 def test_a_reader_that_goes_away_is_no_fault(built, rows):
     """`longloom sql ... | head`, with answers that fit the pipe and that do not."""
     command = [*LONGLOOM, "sql", f"FROM range({rows})", "--workspace", str(built.root)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=BUFFERED)
     process.stdout.close()
     assert (process.wait(), process.stderr.read()) == (0, "")
 
@@ -313,26 +314,28 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(tmp_path):
         json.dumps({"text": f"Text number {n} of a source that takes a while."}) + "\n" for n in range(40_000)
     )
     (tmp_path / "rows.jsonl").write_text(rows)
-    sources = [
-        {"name": "first", "type": "inline", "items": ["one text", "another text"]},
-        {"name": "second", "type": "jsonl", "path": "rows.jsonl"},
-    ]
-    path = real(tmp_path, documents=sources)
+    path = real(tmp_path, documents=[{"name": "rows", "type": "jsonl", "path": "rows.jsonl"}])
     command = [*LONGLOOM, "run", str(path), "--no-prefect", "--workspace", str(tmp_path / "w")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ingest: started\n"
+    time.sleep(0.5)  # until it is at the rows: they take some seconds
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, err) == (130, "longloom: stopped; the same command continues where it was\n")
     assert "export.out" not in out
     workspace = Workspace(tmp_path / "w")
     assert query(workspace, "SELECT status FROM runs")[1] == [("failed",)]
-    assert [path.name for path in workspace.root.rglob("*.tmp")] == []
+    # It did not go on to the end of the source, and left nothing half-made.
+    assert [
+        path
+        for path in workspace.root.rglob("*")
+        if (path.suffix == ".parquet" and "rows" in path.name) or path.suffix == ".tmp"
+    ] == []
 
     (tmp_path / "rows.jsonl").write_text('{"text": "now it is short"}\n')
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert query(workspace, "SELECT count(*) FROM documents")[1] == [(3,)]
+    assert query(workspace, "SELECT count(*) FROM documents")[1] == [(1,)]
 
 
 # ---------------------------------------------------------------- progress

@@ -81,11 +81,13 @@ class Completion:
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What changes the answer besides the request: part of every ledger key. `template` hashes the chat template
-    (None where only the server knows it)."""
+    (None where only the server knows it). `settings` are the engine's own that change answers (number format,
+    quantisation, ...) as canonical JSON, None where all are at their defaults."""
 
     model: str
     revision: str | None
     template: str | None
+    settings: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,10 @@ class BadRequest(Exception):
     """The engine refuses this very request (e.g. an unsupported schema): never retried."""
 
 
+class Refused(BadRequest):
+    """The model or its server declines to answer this request."""
+
+
 class PromptTooLong(BadRequest):
     """Prompt plus max_tokens does not fit the window. Carries both counts."""
 
@@ -147,6 +153,11 @@ class Engine(ABC):
     @abstractmethod
     def identity(self) -> Identity:
         """Known without starting the engine."""
+
+    @property
+    def continues(self) -> bool:
+        """Can it continue an answer that the request begins (a last message of the assistant)?"""
+        return True
 
     @abstractmethod
     async def start(self) -> EngineInfo:

@@ -58,6 +58,10 @@ class OpenAIClient(Engine):
     def identity(self) -> Identity:
         return Identity(model=self._config.model, revision=self._config.revision, template=None)
 
+    @property
+    def continues(self) -> bool:
+        return self._vllm
+
     # ------------------------------------------------------------ requests
 
     async def prepare(self, request: ChatRequest) -> Prepared:

@@ -16,6 +16,7 @@ from generators.engines.base import (
     Message,
     Prepared,
     PromptTooLong,
+    Refused,
     Sampling,
 )
 from schemas.errors import UserError
@@ -185,7 +186,7 @@ def parse_completion(body: bytes, raw: bool, seconds: float) -> Completion:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"the server's answer is not a completion ({error!r}): {_shorten(body)}") from error
     if refusal:
-        raise BadRequest(f"the model refused: {refusal}")
+        raise Refused(f"the model refused: {refusal}")
     return Completion(
         text="" if text is None else str(text),
         finish_reason=_finish_reason(finish_reason),
@@ -203,7 +204,7 @@ def _finish_reason(reason: Any) -> FinishReason:
         return "length"
     if reason in ("abort", "error", None):
         raise EngineError(f"the server broke the answer off (finish reason {reason!r})")
-    raise BadRequest(f"the server ended the answer with finish reason {reason!r}")
+    raise Refused(f"the server ended the answer with finish reason {reason!r}")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from generators.engines.wire import (
 )
 from generators.models import ResolvedModel, model_window, resolve_model, template_hash
 from schemas.errors import RunError
+from schemas.ids import canonical_json
 from schemas.recipe import TransformersEngine, VllmEngine
 
 _CLOSE_SECONDS = 30.0  # for a process to end by itself
@@ -45,6 +46,13 @@ _LOG_LINES = 20  # of the log, quoted when a start fails
 
 # OpenMP threads that spin while they wait for a core that someone else uses cost far more than that core brings
 # (measured on 2 busy cores: 83 tokens/s with one thread, 13 with two that spin).
+# Options of vLLM that decide when and where a request is computed, not what comes out: no part of the ledger key.
+_SCHEDULING = {
+    "block_size", "cpu_offload_gb", "data_parallel_size", "disable_log_stats", "enable_chunked_prefill",
+    "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes",
+    "max_num_batched_tokens", "max_num_seqs", "num_gpu_blocks_override", "pipeline_parallel_size", "swap_space",
+    "tensor_parallel_size",
+}  # fmt: skip
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _ROOT = str(Path(__file__).resolve().parents[2])  # so that a checkout works from any folder
 BACKENDS = {
@@ -75,7 +83,15 @@ class ProcessEngine(Engine):
     @cached_property
     def identity(self) -> Identity:  # computed once: it reads the whole folder
         model = self._model()
-        return Identity(model=model.name, revision=model.revision, template=template_hash(model.path))
+        settings = {} if self._config.dtype == "auto" else {"dtype": self._config.dtype}
+        options = getattr(self._config, "options", {})
+        settings.update({name: options[name] for name in sorted(options.keys() - _SCHEDULING)})
+        return Identity(
+            model=model.name,
+            revision=model.revision,
+            template=template_hash(model.path),
+            settings=canonical_json(settings) if settings else None,
+        )
 
     def _model(self) -> ResolvedModel:
         if self._resolved is None:
