@@ -59,7 +59,10 @@ def recipe(folder: Path, **changes: Any) -> Path:
         "seed": 7,
         "documents": [{"name": "texts", "type": "inline", "licence": "CC0-1.0", "items": texts(4)}],
         "instructions": [
-            {"name": "tasks", "type": "inline", "licence": "CC0-1.0", "items": [f"Write about the number {n} at length." for n in range(3)]}
+            {
+                "name": "tasks", "type": "inline", "licence": "CC0-1.0",
+                "items": [f"Write about the number {n} at length." for n in range(3)],
+            }
         ],
         "engines": {"writer": {"type": "auto", "model": "scripted", "max_model_len": 32768}},
         "generate": [
