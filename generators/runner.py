@@ -342,8 +342,8 @@ class RowChat:
         number = self._calls[step] = self._calls.get(step, -1) + 1
         config = self._sampling[step]
         sampling = Sampling(
-            **config.model_dump(),
-            stop=tuple(stop),
+            **config.model_dump(exclude={"stop"}),
+            stop=(*config.stop, *stop),
             seed=0 if config.temperature == 0 else derive_seed(self._runner.seed, self.task.row_id, step, number),
             json_schema=dict(json_schema) if json_schema is not None else None,
         )

@@ -177,6 +177,7 @@ class SamplingConfig(Model):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=3)] = ()  # end the answer
 
 
 class Steps(Model):

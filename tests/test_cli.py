@@ -483,7 +483,7 @@ def test_plan_shows_every_default_and_touches_nothing(built, tmp_path, capsys, e
     assert (listing(workspace), listing(tmp_path)) == (before, files)
     shown, _, table = out.partition("\nstage  ")
     assert yaml.safe_load(shown)["generate"][0]["sampling"]["critique"] == {
-        "max_tokens": 512, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0,
+        "max_tokens": 512, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "stop": [],
     }  # fmt: skip
     assert yaml.safe_load(shown)["export"][0]["shard_size"] == 500_000_000
     todo = {line.split()[0]: re.split(r"  +", line)[1:4] for line in table.partition("\n\n")[0].splitlines()[2:]}

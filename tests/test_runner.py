@@ -18,7 +18,7 @@ from generators.ledger import Ledger
 from generators.runner import TRIES, Outcome, Runner, Task
 from schemas.errors import RunError, UserError
 from schemas.recipe import SamplingConfig
-from schemas.rows import Sample
+from schemas.rows import Document, Sample
 from schemas.states import Reject, State
 from tests.support import WordTokenizer
 
@@ -551,3 +551,20 @@ def test_stats_and_entries_hold_what_the_engine_said(tmp_path):
     assert (found.method, found.step, found.model, found.revision, found.engine, found.finish_reason) == (
         "long_qa", "answer", "scripted", "1", "scripted 1", "stop",
     )  # fmt: skip
+
+
+def test_stop_strings_of_the_recipe_come_before_the_steps_own(tmp_path):
+    class Asks(Generator[Document]):
+        method, steps = "long_qa", ("answer",)
+
+        async def generate(self, row: Document, llm: Llm) -> list[Sample]:
+            await llm.chat("answer", stop=["own"], document=row.text, question="Why?")
+            return []
+
+    engine = ScriptedEngine(lambda request: "because")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    runner = Runner(engine, ledger, 1000, WordTokenizer(), seed=0)
+    sampling = {"answer": SamplingConfig(max_tokens=5, stop=("recipe",))}
+    asyncio.run(runner.run(Asks(), [Task("a", Document("d", "text", "s", "en"))], sampling))
+    ledger.close()
+    assert engine.calls[0].sampling.stop == ("recipe", "own")
