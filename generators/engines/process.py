@@ -44,8 +44,6 @@ from schemas.recipe import TransformersEngine, VllmEngine
 _CLOSE_SECONDS = 30.0  # for a process to end by itself
 _LOG_LINES = 20  # of the log, quoted when a start fails
 
-# OpenMP threads that spin while they wait for a core that someone else uses cost far more than that core brings
-# (measured on 2 busy cores: 83 tokens/s with one thread, 13 with two that spin).
 # Options of vLLM that decide when and where a request is computed, not what comes out: no part of the ledger key.
 _SCHEDULING = {
     "block_size", "cpu_offload_gb", "data_parallel_size", "disable_log_stats", "enable_chunked_prefill",
@@ -53,6 +51,8 @@ _SCHEDULING = {
     "max_num_batched_tokens", "max_num_seqs", "num_gpu_blocks_override", "pipeline_parallel_size", "swap_space",
     "tensor_parallel_size",
 }  # fmt: skip
+# OpenMP threads that spin while they wait for a core that someone else uses cost far more than that core brings
+# (measured on 2 busy cores: 83 tokens/s with one thread, 13 with two that spin).
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _ROOT = str(Path(__file__).resolve().parents[2])  # so that a checkout works from any folder
 BACKENDS = {
