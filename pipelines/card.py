@@ -1,5 +1,6 @@
 """The dataset card: README.md with YAML front matter, made from what really happened."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ import yaml
 from pipelines.catalog import connect
 from pipelines.runs import versions
 from pipelines.stages import Context
+from schemas.ids import digest
 from schemas.recipe import Export
 
 _MARK = "longloom"
@@ -72,7 +74,7 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
             "What became of every row": table(_STATES),
             "Model calls": table(_REQUESTS),
         }
-    text = _front_matter(export, counts, sources, context) + _body(sections, context)
+    text = _front_matter(folder, export, counts, sources, context) + _body(sections, context)
     (folder / "README.md").write_text(text, "utf-8")
 
 
@@ -80,7 +82,15 @@ def _in(names: Iterable[str]) -> str:
     return f"({', '.join(repr(name) for name in names)})"  # names of recipes hold no quotes
 
 
-def _front_matter(export: Export, counts: dict[str, int], sources: list[Any], context: Context) -> str:
+def _content_hash(folder: Path) -> str:
+    digests = []
+    for path in sorted(folder.glob("train-*.parquet")):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest(digests)[:16]
+
+
+def _front_matter(folder: Path, export: Export, counts: dict[str, int], sources: list[Any], context: Context) -> str:
     # One licence is named only where every source states that one; a source without a licence counts too.
     licences = list({row[2] for row in sources})
     languages = sorted({row[1] for row in sources if _is_code(row[1]) and row[1] != "und"})
@@ -93,7 +103,13 @@ def _front_matter(export: Export, counts: dict[str, int], sources: list[Any], co
         "task_categories": ["text-generation"],
         "tags": [_MARK, "synthetic", "long-context"],
         "configs": [
-            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}]}
+            {
+                "config_name": name,
+                # `datasets` finds what it has cached by the folder's name and by this list, not by what the files
+                # hold: without the hash a second export to a folder of the same name would load as the first one.
+                "description": f"content {_content_hash(folder / name)}",
+                "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}],
+            }
             for name in export.configs
         ],
     }

@@ -60,6 +60,17 @@ def documents_only(folder, **changes):
 # ---------------------------------------------------------------- rows
 
 
+def test_a_second_export_is_not_read_from_the_cache_of_the_first(tmp_path):
+    """`datasets` caches by folder name and card: other rows must make another card."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for items in (["one text"], ["another text"]):
+        path = documents_only(tmp_path, documents=[{"name": "texts", "type": "inline", "items": items}])
+        run(path, tmp_path / "w")
+        found = load(tmp_path / "w" / "exports" / "out", cache, "documents")
+        assert [row["text"] for row in found["documents"]] == items
+
+
 def test_datasets_reads_the_rows_of_the_tables(built, tmp_path):
     found = load(built.exports / "out", tmp_path, "sft", "documents")
     by_id = {row["id"]: row for row in found["sft"]}
@@ -118,7 +129,10 @@ def test_methods_choose_samples_and_the_others_are_counted(tmp_path):
 
 def test_the_card_of_a_small_export(built):
     folder = built.exports / "out"
-    assert front_matter(folder) == {
+    matter = front_matter(folder)
+    contents = [config.pop("description") for config in matter["configs"]]
+    assert all(re.fullmatch("content [0-9a-f]{16}", content) for content in contents) and contents[0] != contents[1]
+    assert matter == {
         "pretty_name": "small/out",
         "language": ["en"],
         "license": "cc0-1.0",
