@@ -316,7 +316,11 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(tmp_path):
     (tmp_path / "rows.jsonl").write_text(rows)
     path = real(tmp_path, documents=[{"name": "rows", "type": "jsonl", "path": "rows.jsonl"}])
     command = [*LONGLOOM, "run", str(path), "--no-prefect", "--workspace", str(tmp_path / "w")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, SIGINT is ignored, and children inherit that.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout.readline() == "ingest: started\n"
     time.sleep(0.5)  # until it is at the rows: they take some seconds
     process.send_signal(signal.SIGINT)

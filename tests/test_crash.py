@@ -51,7 +51,7 @@ def test_killed_at_random_moments(small):
 
 def test_killed_right_before_a_file_operation(small):
     """Evenly over the run: while ingest, the two generators and the export write their files and manifests."""
-    numbers = [small.operations * n // 10 for n in range(2, 10)]
+    numbers = [small.operations * n // 10 for n in range(1, 10)]
     killed = small.together([small.at_operation(f"operation-{number}", number) for number in numbers])
     assert harm(killed) == []
     assert {stage for one in killed for stage in one.stages} >= set(STAGES)
