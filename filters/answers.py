@@ -41,6 +41,12 @@ def is_refusal(text: str) -> bool:
     return bool(_REFUSAL.match(text)) and word_count(text) <= REFUSAL_WORDS
 
 
+def is_unfinished(text: str) -> bool:
+    """True for a text that stops where more must follow: at a comma, a colon, an opening bracket, in a code block."""
+    text = text.rstrip().rstrip("*_").rstrip()
+    return text.endswith((",", ":", ";", "(", "[", "，", "：", "；", "、", "（")) or text.count("```") % 2 == 1
+
+
 def script(text: str, sample: int = 2000) -> str:
     """The script of most of the letters ("latin", "cjk", "cyrillic", ...; "none" without letters). Unlike a language
     detector it is safe on one short sentence. Looks at `sample` letters spread over the text."""

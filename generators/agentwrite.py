@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from filters.answers import is_refusal, script, strip_labels
+from filters.answers import is_refusal, is_unfinished, script, strip_labels
 from filters.lengths import length_score, required_words, word_count
 from filters.repetition import repetition
 from generators.base import Generator, Llm
@@ -18,6 +18,16 @@ _PLAN_LINE = re.compile(
     r"\s*[-–—:：.]*\s*\**(?:Main\s+point|主要内容|要点)\**\s*[:：]\s*\**(?P<point>.+?)\**"
     r"\s*[-–—;,，；]\s*\**(?:Word\s+count|字数)\**\s*[:：]\s*\**(?:about\s+|约)?(?P<words>\d{1,3}(?:,\d{3})+|\d+)",
     re.IGNORECASE,
+)
+
+
+# Of prompts/agentwrite/write.j2: a paragraph that says them again writes about the prompt, not about the task.
+_OWN_WORDS = (
+    "the task the whole text must fulfil",
+    "the plan of the whole text",
+    "the text so far",
+    "write the next paragraph",
+    "keep to the word count",
 )
 
 
@@ -95,6 +105,10 @@ class AgentWrite(Generator[Instruction]):
             part = strip_labels(answer)
             if not part:
                 raise Reject(State.INVALID_OUTPUT, "empty_part", f"paragraph {step.index} of {len(steps)}")
+            if is_unfinished(part):
+                raise Reject(State.INVALID_OUTPUT, "unfinished_part", f"paragraph {step.index}: {part[-120:]}")
+            if any(phrase in part.casefold() for phrase in _OWN_WORDS):
+                raise Reject(State.INVALID_OUTPUT, "prompt_echo", f"paragraph {step.index}: {part[:120]}")
             if is_refusal(part):
                 raise Reject(State.REFUSED, "refused_write", f"paragraph {step.index}: {part[:120]}")
             parts.append(part)

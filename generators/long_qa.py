@@ -6,7 +6,7 @@ import re
 from random import Random
 from typing import Any, ClassVar
 
-from filters.answers import is_refusal, script
+from filters.answers import is_refusal, is_unfinished, script
 from filters.lengths import word_count
 from filters.repetition import repetition
 from generators.base import Generator, Llm, Tokenizer
@@ -150,6 +150,8 @@ class LongQA(Generator[Document]):
     def _check_answer(self, answer: str, document: str) -> None:
         if not answer:
             raise Reject(State.INVALID_OUTPUT, "empty_answer")
+        if is_unfinished(answer):
+            raise Reject(State.INVALID_OUTPUT, "unfinished_answer", answer[-120:])
         if is_refusal(answer):
             raise Reject(State.REFUSED, "refused_answer", answer[:200])
         # An answer may be a bare number; only letters of another script are the wrong language.

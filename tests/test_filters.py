@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.answers import is_refusal, script, strip_labels
+from filters.answers import is_refusal, is_unfinished, script, strip_labels
 from filters.lengths import length_score, required_words, word_count
 from filters.repetition import repetition
 
@@ -100,6 +100,13 @@ def test_refusals_are_short_and_open_with_it() -> None:
     assert is_refusal("抱歉，我无法回答这个问题。")
     assert not is_refusal("Sorry is the hardest word in the song, and the band plays it " + "again and again " * 30)
     assert not is_refusal("The document says that I cannot be divided.")
+
+
+def test_unfinished_texts() -> None:
+    for text in ("The differences are:", "one, two,", "see (", "**Steps:**", "区别如下：", "```python\nprint(1)"):
+        assert is_unfinished(text)
+    for text in ("It is done.", "42", "```python\nprint(1)\n```", "完了。", "- one\n- two"):
+        assert not is_unfinished(text)
 
 
 def test_script_of_short_texts() -> None:

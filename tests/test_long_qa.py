@@ -126,6 +126,7 @@ def test_language_refusal_truncation_and_empty_answers(tmp_path: Path) -> None:
     assert ended(2, answer="这是一个东西。") == (State.INVALID_OUTPUT, "wrong_language")
     assert ended(3, answer="I'm sorry, I can't find that.") == (State.REFUSED, "refused_answer")
     assert ended(4, answer="  \n ") == (State.INVALID_OUTPUT, "empty_answer")
+    assert ended(7, answer="The differences are:") == (State.INVALID_OUTPUT, "unfinished_answer")
     cut = Completion("It is a", "length", 9, 3, None, 0.0)
     assert ended(5, answer=cut) == (State.TRUNCATED, "truncated_answer")
     assert ended(6, answer="and so it goes on and on and " * 9) == (State.FILTERED, "repetition")
