@@ -30,12 +30,12 @@ QUESTION = "Explain this to a beginner, with an example."
 def offline(requests: int, repeats: int) -> list[tuple[int, float]]:
     import os
 
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # and below: the settings of our own engine on a CPU
     from vllm import LLM, SamplingParams
 
     llm = LLM(
         str(resolve_model(MODEL, HERE).path), max_model_len=WINDOW, enable_prefix_caching=True, enforce_eager=True,
-        generation_config="vllm", max_num_seqs=256,
+        generation_config="vllm", max_num_seqs=256, enable_chunked_prefill=False, max_num_batched_tokens=4096,
     )  # fmt: skip
     found = []
     for repeat, batch in enumerate(_batches(requests, repeats)):
