@@ -98,7 +98,8 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.runner", "--way", way]
             command += ["--requests", str(arguments.requests), "--repeats", str(arguments.repeats)]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-            results += json.loads(done.stdout.splitlines()[-1])
+            # vLLM prints on the same stream.
+            results += json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[[")))
     speed = {way: median(tokens / seconds for tokens, seconds in results) for way, results in found.items()}
     names = {"offline": "vLLM's own LLM.chat", "ours": "Longloom: runner, ledger, engine process"}
     print("| way | answer tokens/s, median | least | most | of LLM.chat |\n|---|---|---|---|---|")

@@ -87,7 +87,8 @@ def request_key(identity: Identity, request: ChatRequest, sample_index: int = 0)
     )
 
 
-_Waiter = tuple[Entry, asyncio.Future[None], asyncio.AbstractEventLoop]
+# The future's value: was it this entry that was recorded, and not an earlier one under the same key?
+_Waiter = tuple[Entry, asyncio.Future[bool], asyncio.AbstractEventLoop]
 
 
 class Ledger:
@@ -148,9 +149,10 @@ class Ledger:
     async def put(self, entry: Entry) -> Entry:
         """Record an answer; returns what stands in the ledger (another process may have been first)."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[bool] = loop.create_future()
         self._queue.put((entry, done, loop))
-        await done
+        if await done:
+            return entry
         stored = self.get(entry.request_id)
         assert stored is not None, "a committed entry is readable"
         return stored
@@ -176,10 +178,12 @@ class Ledger:
     @classmethod
     def _commit(cls, connection: sqlite3.Connection, batch: list[_Waiter]) -> None:
         error: Exception | None = None
+        before, new = connection.total_changes, False
         try:
             now = time.time()
             with connection:
                 connection.executemany(_INSERT, [(*entry.row(), now) for entry, _, _ in batch])
+            new = connection.total_changes - before == len(batch)
         except sqlite3.Error as failure:
             error = RunError(f"the ledger could not be written: {failure}")
         except Exception as failure:  # a value that SQLite cannot hold: one entry's fault, not its neighbours'
@@ -189,12 +193,12 @@ class Ledger:
                 return
             error = ValueError(f"the answer cannot be recorded: {failure}")
 
-        def resolve(waiters: list[asyncio.Future[None]]) -> None:
+        def resolve(waiters: list[asyncio.Future[bool]]) -> None:
             for done in waiters:
                 if done.cancelled():
                     continue
                 if error is None:
-                    done.set_result(None)
+                    done.set_result(new)
                 else:
                     done.set_exception(error)
 

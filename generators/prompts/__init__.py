@@ -21,6 +21,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         loader=jinja2.FileSystemLoader(_FOLDER),
         undefined=jinja2.StrictUndefined,
         autoescape=False,
+        auto_reload=False,  # else every prompt asks the disk whether its file has changed
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=False,
