@@ -65,7 +65,7 @@ async def measure_aiohttp(url: str, requests: int, concurrency: int) -> Spent:
 
 def _client(url: str, server: str, max_in_flight: int) -> Any:
     from generators.engines.openai import OpenAIClient
-    from schemas.recipe import OpenAIEngine
+    from schemas.engines import OpenAIEngine
 
     engine = {"type": "openai", "model": "m", "base_urls": [url], "server": server, "max_in_flight": max_in_flight}
     return OpenAIClient(OpenAIEngine.model_validate(engine), ROOT)
@@ -104,7 +104,7 @@ async def measure_with_ledger(url: str, requests: int, concurrency: int) -> Spen
     from generators.base import Generator, Llm
     from generators.ledger import Ledger
     from generators.runner import Runner, Task
-    from schemas.recipe import SamplingConfig
+    from schemas.model import SamplingConfig
     from schemas.rows import Instruction, Sample
 
     class OneCall(Generator[Instruction]):

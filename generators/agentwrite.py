@@ -2,14 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from filters.answers import is_refusal, is_unfinished, script, strip_labels
 from filters.lengths import length_score, required_words, word_count
 from filters.repetition import repetition
-from generators.base import Generator, Llm
-from schemas.recipe import AgentWrite as Config
+from generators.base import TEMPLATE_TOKENS, TOKENS_PER_WORD, Cost, Generator, Llm, RowSize
+from schemas.methods.agentwrite import AgentWrite as Config
 from schemas.rows import Instruction, Sample
 from schemas.states import Reject, State
 
@@ -18,16 +19,6 @@ _PLAN_LINE = re.compile(
     r"\s*[-–—:：.]*\s*\**(?:Main\s+point|主要内容|要点)\**\s*[:：]\s*\**(?P<point>.+?)\**"
     r"\s*[-–—;,，；]\s*\**(?:Word\s+count|字数)\**\s*[:：]\s*\**(?:about\s+|约)?(?P<words>\d{1,3}(?:,\d{3})+|\d+)",
     re.IGNORECASE,
-)
-
-
-# Of prompts/agentwrite/write.j2: a paragraph that says them again writes about the prompt, not about the task.
-_OWN_WORDS = (
-    "the task the whole text must fulfil",
-    "the plan of the whole text",
-    "the text so far",
-    "write the next paragraph",
-    "keep to the word count",
 )
 
 
@@ -89,12 +80,13 @@ def parse_json_plan(text: str) -> list[Step]:
 
 class AgentWrite(Generator[Instruction]):
     method: ClassVar[str] = "agentwrite"
-    steps: ClassVar[tuple[str, ...]] = ("plan", "write")
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     async def generate(self, row: Instruction, llm: Llm) -> list[Sample]:
+        if self.config.require_length and required_words(row.text) is None:
+            raise Reject(State.FILTERED, "no_single_length", "the instruction does not demand exactly one length")
         steps, refused_lines = await self._plan(row, llm)
         plan = "\n".join(step.line() for step in steps)
         parts: list[str] = []
@@ -107,8 +99,6 @@ class AgentWrite(Generator[Instruction]):
                 raise Reject(State.INVALID_OUTPUT, "empty_part", f"paragraph {step.index} of {len(steps)}")
             if is_unfinished(part):
                 raise Reject(State.INVALID_OUTPUT, "unfinished_part", f"paragraph {step.index}: {part[-120:]}")
-            if any(phrase in part.casefold() for phrase in _OWN_WORDS):
-                raise Reject(State.INVALID_OUTPUT, "prompt_echo", f"paragraph {step.index}: {part[:120]}")
             if is_refusal(part):
                 raise Reject(State.REFUSED, "refused_write", f"paragraph {step.index}: {part[:120]}")
             parts.append(part)
@@ -161,6 +151,23 @@ class AgentWrite(Generator[Instruction]):
             language=row.language,
             details={"instruction_id": row.instruction_id, **details},
         )
+
+    def cost(self, rows: Iterable[RowSize], window: int) -> Cost:
+        cost, steps = Cost(), self.config.sampling
+        usual = sum(self.config.paragraph_words) // 2
+        for row in rows:
+            if self.config.require_length and required_words(row.text) is None:
+                continue
+            words = required_words(row.text) or 6 * usual
+            count = min(self.config.max_steps, max(1, round(words / usual)))
+            plan, part = 40 * count, int(TOKENS_PER_WORD * words / count)
+            fixed = int(TOKENS_PER_WORD * len(row.text.split())) + plan + TEMPLATE_TOKENS
+            cost.add(fixed, plan, steps.plan.max_tokens)
+            for number in range(count):
+                # Instruction, plan and the text so far are the prefix of the next call.
+                cached = fixed - TEMPLATE_TOKENS + (number - 1) * part if number else 0
+                cost.add(fixed + number * part, part, steps.write.max_tokens, cached)
+        return cost
 
 
 def _part_details(step: Step, part: str) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """Methods by name, imported when they are used."""
 
+import ast
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from generators.base import Generator
 
+_ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
     "long_qa": "generators.long_qa:LongQA",
@@ -16,3 +20,23 @@ def create_generator(config: Any) -> Generator[Any]:
     module, _, name = METHODS[config.method].partition(":")
     generator: Generator[Any] = getattr(import_module(module), name)(config)
     return generator
+
+
+def method_modules(method: str) -> list[str]:
+    """The source files (without `.py`) that decide what a method makes: its own and those it imports from
+    generators/."""
+    return sorted(_imported(METHODS[method].partition(":")[0]))
+
+
+@cache
+def _imported(module: str) -> frozenset[str]:
+    found = {module.replace(".", "/")}
+    waiting = list(found)
+    while waiting:
+        tree = ast.parse((_ROOT / f"{waiting.pop()}.py").read_text("utf-8"))
+        names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        for name in (name.replace(".", "/") for name in names if name.startswith("generators.")):
+            if name not in found and (_ROOT / f"{name}.py").is_file():
+                found.add(name)
+                waiting.append(name)
+    return frozenset(found)

@@ -15,6 +15,7 @@ from typing import Any
 
 from generators.admission import Admission, Priority
 from generators.base import Generator, Tokenizer
+from generators.echo import is_echo
 from generators.engines.base import (
     BadRequest,
     ChatRequest,
@@ -33,8 +34,8 @@ from generators.ledger import Entry, Ledger, request_key
 from generators.prompts import render, version
 from schemas.errors import RunError, UserError
 from schemas.ids import canonical_json, derive_seed, digest
-from schemas.recipe import SamplingConfig
-from schemas.rows import Sample
+from schemas.model import SamplingConfig
+from schemas.rows import Preference, Record, Sample
 from schemas.states import Reject, State
 
 LONG_FIELD = 256  # characters; longer prompt fields are recorded as hash and length
@@ -43,6 +44,7 @@ DEATHS = 3  # of the engine in a row without one answer between them
 FAILURES = 8  # requests given up, without one answer between them
 BACKOFF = (0.5, 60.0)  # seconds: first wait, longest wait
 MAX_ROWS = 4096  # coroutines alive at once
+MAX_TOKEN_CHARS = 32  # characters a token may bring on average: a longer reply is no answer of max_tokens tokens
 
 
 @dataclass(slots=True)
@@ -70,14 +72,22 @@ class Task:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one row: its samples and its state, and the ledger entries it used, in order."""
+    """What became of one row: its records and its state, and the ledger entries it used, in order."""
 
     task: Task
     state: State
     reason: str = ""
     detail: str = ""
-    samples: list[Sample] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [record for record in self.records if isinstance(record, Sample)]
+
+    @property
+    def preferences(self) -> list[Preference]:
+        return [record for record in self.records if isinstance(record, Preference)]
 
 
 class Runner:
@@ -110,9 +120,11 @@ class Runner:
         sampling: Mapping[str, SamplingConfig],
         unit: int = 0,
         on_row: Callable[[Outcome], None] | None = None,
+        step_runners: Mapping[str, "Runner"] | None = None,
     ) -> list[Outcome]:
         """Run the generator over the tasks; outcomes come back in the order of the tasks.
 
+        `step_runners`: for steps that another engine answers, its runner.
         Tasks are taken from the iterable only as fast as the engine takes requests, so a long iterable of long
         documents needs little memory. Raises RunError when the engine cannot be kept alive.
         """
@@ -131,7 +143,7 @@ class Runner:
                 await self._wait_for_room(unit)
                 if broken:
                     break  # the error of one row ends the run now, not after the last row
-                chat = RowChat(self, generator.method, task, sampling, (unit, number))
+                chat = RowChat(self, generator.method, task, sampling, (unit, number), step_runners or {})
                 self._alive += 1
                 running.append(asyncio.create_task(self._row(generator, chat, on_row)))
                 running[-1].add_done_callback(ended)
@@ -165,7 +177,7 @@ class Runner:
     ) -> Outcome:
         outcome = Outcome(chat.task, State.OK, entries=chat.entries)
         try:
-            outcome.samples = await generator.generate(chat.task.row, chat)
+            outcome.records = list(await generator.generate(chat.task.row, chat))
         except Reject as reject:
             outcome.state, outcome.reason, outcome.detail = reject.state, reject.reason, reject.detail
         except (RunError, UserError, asyncio.CancelledError):
@@ -174,7 +186,8 @@ class Runner:
             outcome.state, outcome.reason = State.FAILED, f"error_{type(error).__name__}"
             outcome.detail = str(error)
         finally:
-            self._admission.release(chat.priority)
+            for runner in chat.runners:
+                runner._admission.release(chat.priority)
         self.stats.rows += 1
         if on_row is not None:
             on_row(outcome)
@@ -320,8 +333,11 @@ class RowChat:
         task: Task,
         sampling: Mapping[str, SamplingConfig],
         priority: Priority,
+        step_runners: Mapping[str, Runner],
     ) -> None:
-        self.task, self.priority = task, priority
+        self.task, self.row_id, self.priority = task, task.row_id, priority
+        self.runners = {runner, *step_runners.values()}
+        self._step_runners = step_runners
         self.window, self.tokenizer = runner.window, runner.tokenizer
         self.rng = Random(derive_seed(runner.seed, task.row_id, "choices"))
         self.entries: list[Entry] = []
@@ -347,8 +363,10 @@ class RowChat:
             seed=0 if config.temperature == 0 else derive_seed(self._runner.seed, self.task.row_id, step, number),
             json_schema=dict(json_schema) if json_schema is not None else None,
         )
-        messages = [Message("user", render(self._method, step, fields))]
-        if prefix and not self._runner.engine.continues:
+        runner = self._step_runners.get(step, self._runner)
+        text = render(self._method, step, fields)
+        messages = [Message("user", text)]
+        if prefix and not runner.engine.continues:
             prefix = ""
         if prefix:
             messages.append(Message("assistant", prefix))
@@ -359,11 +377,16 @@ class RowChat:
             "prefix": prefix,
             "fields": {name: _reference(value) for name, value in fields.items()},
         }
-        entry = await self._runner.call(request, self.priority, self._method, step, prompt)
+        entry = await runner.call(request, self.priority, self._method, step, prompt)
         self.entries.append(entry)
         if entry.finish_reason == "length":
             limit = f"{entry.completion_tokens} tokens"
             raise Reject(State.TRUNCATED, f"truncated_{step}", f"call {number} of step {step} stopped at {limit}")
+        if len(entry.response) > MAX_TOKEN_CHARS * config.max_tokens:
+            told = f"{len(entry.response)} characters in answer to {config.max_tokens} tokens at most"
+            raise Reject(State.INVALID_OUTPUT, f"overlong_{step}", told)
+        if is_echo(entry.response, self._method, step, text):
+            raise Reject(State.INVALID_OUTPUT, "prompt_echo", f"step {step}: {entry.response[:120]}")
         return prefix + entry.response
 
 

@@ -8,9 +8,9 @@ from generators.engines import create_engine
 from pipelines.catalog import build_catalog
 from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
-from pipelines.generate import GenerateStage
 from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, load_manifest
+from pipelines.methods import generate_stages
 from pipelines.runs import RunRecord, new_run_id, recipe_hash
 from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
 from pipelines.workspace import Workspace
@@ -21,11 +21,9 @@ from schemas.recipe import Recipe
 
 def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     """All stages of a recipe, in the order they run."""
-    return [
-        IngestStage(),
-        *(GenerateStage(config, engines) for config in recipe.generate),
-        *(ExportStage(config) for config in recipe.export),
-    ]
+    generate = [stage for config in recipe.generate for stage in generate_stages(config, engines)]
+    upstream = [stage.name for stage in generate]
+    return [IngestStage(), *generate, *(ExportStage(config, upstream) for config in recipe.export)]
 
 
 def choose(stages: list[Stage], name: str | None) -> list[Stage]:

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from generators.long_qa import PROMPT_RESERVE
+from generators.base import PROMPT_RESERVE
 from pipelines.engine_pool import EnginePool
 from pipelines.runs import versions
 from pipelines.sources import inputs
 from pipelines.stages import Context
+from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
-from schemas.recipe import LongQA, OpenAIEngine
 
 
 def check_machine(workspace: Path) -> list[str]:
@@ -37,7 +37,7 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
             files = inputs(source, context.base_dir)
             size = sum(file.size for file in files)
             yield f"{kind} {source.name!r}: {len(files)} inputs, {size / 1e6:.1f} MB"
-    for name in sorted({generator.engine for generator in context.recipe.generate}):
+    for name in sorted({g.step_engines.get(step, g.engine) for g in context.recipe.generate for step in g.steps}):
         engine = engines.engine(name)
         window = await engines.window(name)
         served = ""
@@ -50,15 +50,17 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
                 )
         yield f"engine {name!r}: model {engine.identity.model}, window {window} tokens{served}"
     for generator in context.recipe.generate:
-        window = await engines.window(generator.engine)
-        unused = "critique" if isinstance(generator, LongQA) and generator.verify is None else None
-        longest = max(step.max_tokens for name, step in generator.sampling if name != unused)
-        reserve = PROMPT_RESERVE + (generator.document_tokens.min if isinstance(generator, LongQA) else 0)
-        if longest + reserve > window:
-            raise UserError(
-                f"generate {generator.name!r}: answers of up to {longest} tokens and {reserve} tokens of prompt do not "
-                f"fit the window of {window} tokens of engine {generator.engine!r}; lower sampling.*.max_tokens"
-            )
-        if isinstance(generator, LongQA):
+        tokens = getattr(generator, "document_tokens", None)
+        reserve = PROMPT_RESERVE + (tokens.min if tokens is not None else 0)
+        for name in sorted({generator.step_engines.get(step, generator.engine) for step in generator.steps}):
+            window = await engines.window(name)
+            served_steps = [s for s in generator.steps if generator.step_engines.get(s, generator.engine) == name]
+            longest = max(generator.steps[step].max_tokens for step in served_steps)
+            if longest + reserve > window:
+                raise UserError(
+                    f"generate {generator.name!r}: answers of up to {longest} tokens and {reserve} tokens of prompt do "
+                    f"not fit the window of {window} tokens of engine {name!r}; lower sampling.*.max_tokens"
+                )
+            yield f"generate {generator.name!r}: answers of up to {longest} tokens fit the window"
+        if generator.input == "documents" or not generator.steps:
             engines.tokenizer(generator.engine)
-        yield f"generate {generator.name!r}: answers of up to {longest} tokens fit the window"

@@ -8,11 +8,13 @@ from typing import Any
 from generators.base import Tokenizer
 from generators.engines import create_engine
 from generators.engines.base import Engine
+from generators.engines.none import NoEngine
 from generators.ledger import Ledger
 from generators.models import load_tokenizer, model_window, resolve_model
 from generators.runner import Runner
+from schemas.engines import EngineConfig, LocalEngine, OpenAIEngine
 from schemas.errors import UserError
-from schemas.recipe import EngineConfig, LocalEngine, OpenAIEngine, Recipe
+from schemas.recipe import Recipe
 
 MakeEngine = Callable[[EngineConfig, Path, Path | None], Engine]
 
@@ -29,20 +31,26 @@ class EnginePool:
         make_engine: MakeEngine = create_engine,
     ) -> None:
         self.recipe, self.base_dir, self.log_dir = recipe, base_dir, log_dir
+        self.configs = dict(recipe.engines)  # a stage may add engines that it has trained
         self._ledger_path, self._make_engine = ledger_path, make_engine
         self._ledger: Ledger | None = None
         self._engines: dict[str, Engine] = {}
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[str | None, Runner] = {}
         self._changing = asyncio.Lock()  # units of a stage ask for their runner at the same time
 
     def engine(self, name: str) -> Engine:
         """The engine, not yet started: enough to ask for its identity."""
         if name not in self._engines:
-            self._engines[name] = self._make_engine(self.recipe.engines[name], self.base_dir, self.log_dir)
+            self._engines[name] = self._make_engine(self.configs[name], self.base_dir, self.log_dir)
         return self._engines[name]
 
-    def tokenizer(self, name: str) -> Tokenizer:
-        config = self.recipe.engines[name]
+    def tokenizer(self, name: str | None) -> Tokenizer:
+        """The tokenizer of an engine's model; without an engine the recipe's own."""
+        if name is None:
+            if self.recipe.tokenizer is None:
+                raise UserError("tokenizer: this recipe makes tasks of a given length in tokens, so it must name one")
+            return load_tokenizer(self.recipe.tokenizer, self.base_dir)
+        config = self.configs[name]
         if not isinstance(config, OpenAIEngine):
             # A pinned revision has its own tokenizer: that of its folder.
             pinned = config.revision is not None
@@ -56,7 +64,7 @@ class EnginePool:
 
     async def window(self, name: str) -> int:
         """Tokens of prompt and answer together. Asks the server only where neither recipe nor model says it."""
-        config = self.recipe.engines[name]
+        config = self.configs[name]
         if config.max_model_len is not None:
             return config.max_model_len
         if isinstance(config, OpenAIEngine):
@@ -66,28 +74,35 @@ class EnginePool:
     def _folder(self, config: LocalEngine) -> Path:
         return resolve_model(config.model, self.base_dir, config.revision).path
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str | None) -> dict[str, Any]:
         """What of an engine changes the rows a stage makes; nothing is started or asked."""
-        config, identity = self.recipe.engines[name], self.engine(name).identity
+        if name is None:
+            return {"tokenizer": self.recipe.tokenizer}
+        config, identity = self.configs[name], self.engine(name).identity
         facts = {"model": identity.model, "revision": identity.revision, "settings": identity.settings}
         if isinstance(config, OpenAIEngine):
             return {**facts, "tokenizer": config.tokenizer, "max_model_len": config.max_model_len}
         return {**facts, "max_model_len": config.max_model_len or model_window(self._folder(config))}
 
-    async def runner(self, name: str) -> Runner:
-        """The runner of an engine; other local engines are closed first, since two models seldom fit one GPU."""
+    async def runner(self, name: str | None, *beside: str) -> Runner:
+        """The runner of an engine, or of none. Local engines other than this one and those `beside` it are closed
+        first, since two models seldom fit one GPU."""
         async with self._changing:
             if name not in self._runners:
-                if not isinstance(self.recipe.engines[name], OpenAIEngine):
-                    await self._close_local()
+                if name is not None and self._is_local(name):
+                    await self._close_local(keep={name, *beside})
                 if self._ledger is None:
                     self._ledger = Ledger(self._ledger_path)
-                window, tokenizer = await self.window(name), self.tokenizer(name)
-                self._runners[name] = Runner(self.engine(name), self._ledger, window, tokenizer, self.recipe.seed)
+                engine = NoEngine() if name is None else self.engine(name)
+                window = 0 if name is None else await self.window(name)
+                self._runners[name] = Runner(engine, self._ledger, window, self.tokenizer(name), self.recipe.seed)
             return self._runners[name]
 
-    async def _close_local(self) -> None:
-        for name in [name for name in self._runners if not isinstance(self.recipe.engines[name], OpenAIEngine)]:
+    def _is_local(self, name: str) -> bool:
+        return not isinstance(self.configs[name], OpenAIEngine)
+
+    async def _close_local(self, keep: set[str]) -> None:
+        for name in [name for name in self._runners if name is not None and name not in keep and self._is_local(name)]:
             del self._runners[name]
             await self._engines.pop(name).close()
 

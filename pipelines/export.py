@@ -30,7 +30,15 @@ SCHEMAS = {
         [
             ("id", pa.string()), ("messages", MESSAGES), ("method", pa.string()), ("source", pa.string()),
             ("language", pa.string()), ("prompt_tokens", pa.int64()), ("response_tokens", pa.int64()),
-            ("document_ids", STRINGS), ("evidence", SPANS), ("details", pa.string()), ("model", pa.string()),
+            ("document_ids", STRINGS), ("evidence", SPANS), ("details", pa.string()),
+            ("loss_on_prompt", pa.bool_()), ("model", pa.string()),
+        ]
+    ),
+    "preference": pa.schema(
+        [
+            ("id", pa.string()), ("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES),
+            ("short_prompt", MESSAGES), ("method", pa.string()), ("source", pa.string()), ("language", pa.string()),
+            ("document_ids", STRINGS), ("details", pa.string()), ("model", pa.string()),
         ]
     ),
     "documents": pa.schema(
@@ -40,7 +48,11 @@ SCHEMAS = {
         ]
     ),
 }  # fmt: skip
-_TABLE = {"sft": ("samples", "sample_id"), "documents": ("documents", "document_id")}
+_TABLE = {
+    "sft": ("samples", "sample_id"),
+    "preference": ("preferences", "preference_id"),
+    "documents": ("documents", "document_id"),
+}
 
 
 class ShardWriter:
@@ -89,24 +101,22 @@ class ShardWriter:
 
 
 class ExportStage(Stage):
-    """One entry of the recipe's `export` list: one unit, done anew when anything upstream has changed."""
+    """One entry of the recipe's `export` list: one unit, done anew when anything upstream has changed. `makers`: the
+    stages that made records."""
 
-    def __init__(self, config: Export) -> None:
-        self.config = config
+    def __init__(self, config: Export, makers: list[str]) -> None:
+        self.config, self._makers = config, makers
         self.name = f"export.{config.name}"
 
     def settings(self, context: Context) -> dict[str, Any]:
         code = code_version("pipelines/export.py", "pipelines/card.py")
         return {**self.config.model_dump(mode="json"), "code": code}
 
-    def _upstream(self, context: Context) -> list[str]:
-        return ["ingest", *(f"generate.{generator.name}" for generator in context.recipe.generate)]
-
     def units(self, context: Context) -> list[Unit]:
         # Whole records: rows that failed and now went well change what a unit wrote, not its fingerprint.
         upstream = {
             stage: [asdict(unit) for unit in context.upstream(stage).units.values()]
-            for stage in self._upstream(context)
+            for stage in ("ingest", *self._makers)
         }
         # The card prints the whole recipe.
         fingerprint = digest([self.settings(context), context.recipe_hash, upstream])
@@ -127,7 +137,7 @@ class ExportStage(Stage):
                 context.progress.advance(table.num_rows + len(left_out))
             writer.close()
             counts[config] = writer.rows
-        write_card(temporary, self.config, self._upstream(context), counts, context)
+        write_card(temporary, self.config, ["ingest", *self._makers], counts, context)
         replace_folder(temporary, final)
         parts = write_rows(context.workspace.root, "row_states", f"{self.name}-{unit.key}", states)
         ended = Counter(state["state"] for state in states)
@@ -144,12 +154,12 @@ class ExportStage(Stage):
     def _tables(self, config: str, context: Context) -> Iterator[tuple[pa.Table, list[str]]]:
         """Batches in the export's schema, each with the ids of rows that the recipe leaves out."""
         table, id_column = _TABLE[config]
-        stages = ["ingest"] if config == "documents" else self._upstream(context)[1:]
+        stages = ["ingest"] if config == "documents" else self._makers
         schema, methods = SCHEMAS[config], self.config.methods
         for part in (part for stage in stages for part in context.upstream(stage).parts(table)):
             for batch in pq.ParquetFile(context.workspace.root / part.file).iter_batches(BATCH_ROWS):
                 left_out: list[str] = []
-                if config == "sft" and methods is not None:
+                if config != "documents" and methods is not None:
                     wanted = pc.is_in(batch.column("method"), pa.array(methods))
                     left_out = batch.filter(pc.invert(wanted)).column(id_column).to_pylist()
                     batch = batch.filter(wanted)

@@ -1,11 +1,11 @@
-"""The stage generate: a generator over shards of rows, into `samples`, `requests` and `row_states`."""
+"""The stage generate: a generator over shards of rows, into `samples`, `preferences`, `requests` and `row_states`."""
 
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from generators.prompts import version
-from generators.registry import create_generator
+from generators.registry import create_generator, method_modules
 from generators.runner import Outcome, Runner, Task
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
@@ -15,33 +15,37 @@ from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.errors import UserError
 from schemas.ids import canonical_json, content_id, derive_seed, digest
-from schemas.recipe import AgentWrite, LongQA
-from schemas.rows import Document, Instruction, Sample
+from schemas.methods import MethodConfig
+from schemas.rows import Document, Instruction, Messages, Preference, Record, Sample
 from schemas.states import State
 
 _ID = {"documents": "document_id", "instructions": "instruction_id"}
 
 
 class GenerateStage(Stage):
-    """One entry of the recipe's `generate` list."""
+    """One entry of the recipe's `generate` list. Methods whose rows are no documents or instructions of the recipe
+    override `draws` and `tasks`."""
 
     # Shards at once: while the last rows of some finish, the next ones keep the engine's batch full. Rows of a later
     # shard start only when all rows of the earlier ones have (see Runner.run), so this costs no order.
     concurrency: ClassVar[int] = 32
+    late: ClassVar[bool] = False  # its rows are made by another generate stage: a plan cannot know them
 
-    def __init__(self, config: AgentWrite | LongQA, engines: EnginePool) -> None:
+    def __init__(self, config: MethodConfig, engines: EnginePool) -> None:
         self.config, self.engines = config, engines
         self.name = f"generate.{config.name}"
-        self._generator = create_generator(config)
+        self.generator = create_generator(config)
 
     def settings(self, context: Context) -> dict[str, Any]:
+        facts = {step: self.engines.facts(name) for step, name in self.config.step_engines.items()}
         return {
             **self.config.model_dump(mode="json"),
             "limit": context.limit,
             "seed": context.recipe.seed,
             "engine": self.engines.facts(self.config.engine),
+            **({"step_engines": facts} if facts else {}),
             "code": code_version(
-                f"generators/{self.config.method}.py",
+                *(f"{module}.py" for module in method_modules(self.config.method)),
                 f"generators/prompts/{self.config.method}/*.j2",
                 "filters/*.py",
                 "generators/base.py",
@@ -55,6 +59,7 @@ class GenerateStage(Stage):
     def draws(self, context: Context) -> list[Draw]:
         """The rows of this stage, from what ingest has written."""
         config, root = self.config, context.workspace.root
+        assert config.input != "nothing", "such a stage brings its own rows"
         found = candidates(
             root,
             context.upstream("ingest").parts(config.input),
@@ -63,16 +68,17 @@ class GenerateStage(Stage):
         )
         counts = [count for count in (config.count, context.limit) if count is not None]
         seed = derive_seed(context.recipe.seed, self.name)
-        if isinstance(config, LongQA):
-            low = config.document_tokens.min
-            eligible = [candidate for candidate in found if candidate.tokens >= low] if counts else found
+        tokens = getattr(config, "document_tokens", None)
+        eligible = found
+        if tokens is not None and counts:
+            eligible = [candidate for candidate in found if candidate.tokens >= tokens.min]
             if found and not eligible:
                 raise UserError(
-                    f"generate {config.name!r}: none of {len(found)} documents has the {low} tokens that "
+                    f"generate {config.name!r}: none of {len(found)} documents has the {tokens.min} tokens that "
                     "document_tokens.min asks for"
                 )
-            return draw(eligible, config.per_document, min(counts, default=None), config.flat_lengths, seed)
-        return draw(found, config.per_instruction, min(counts, default=None), False, seed)
+        flat = bool(getattr(config, "flat_lengths", False))
+        return draw(eligible, config.uses, min(counts, default=None), flat, seed)
 
     def units(self, context: Context) -> list[Unit]:
         settings = {key: value for key, value in self.settings(context).items() if key not in ("limit", "count")}
@@ -84,28 +90,34 @@ class GenerateStage(Stage):
         return units
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
-        runner = await self.engines.runner(self.config.engine)
+        names = set(self.config.step_engines.values())
+        runner = await self.engines.runner(self.config.engine, *names)
+        keep = (*names, *([self.config.engine] if self.config.engine is not None else []))
+        others = {name: await self.engines.runner(name, *keep) for name in sorted(names)}
         context.progress.watch(runner)
         outcomes = await runner.run(
-            self._generator,
-            self._tasks(unit.work, context),
-            dict(self.config.sampling),
+            self.generator,
+            self.tasks(unit.work, context),
+            self.config.steps,
             unit=number,
             on_row=lambda _: context.progress.advance(1),
+            step_runners={step: others[name] for step, name in self.config.step_engines.items()},
         )
-        _refuse_duplicates(outcomes)
-        return self._write(unit, outcomes, runner, context)
+        refuse_duplicates(outcomes)
+        return self.write(unit, outcomes, runner, context)
 
-    def _tasks(self, draws: list[Draw], context: Context) -> Iterator[Task]:
+    def tasks(self, draws: list[Draw], context: Context) -> Iterator[Task]:
         kind = Document if self.config.input == "documents" else Instruction
         for one, row in load(context.workspace.root, draws, _ID[self.config.input]):
             yield Task(one.row_id, kind(**row), group=one.candidate.row_id)
 
-    def _write(self, unit: Unit, outcomes: list[Outcome], runner: Runner, context: Context) -> UnitRecord:
+    def write(self, unit: Unit, outcomes: list[Outcome], runner: Runner, context: Context) -> UnitRecord:
         root, name = context.workspace.root, f"{self.name}-{unit.key}"
         samples = (self._sample_row(o, s, runner, context) for o in outcomes for s in o.samples)
+        preferences = (self._preference_row(o, p, runner, context) for o in outcomes for p in o.preferences)
         parts: list[Part] = [
             *write_rows(root, "samples", name, samples),
+            *write_rows(root, "preferences", name, preferences),
             *write_rows(root, "requests", name, (row for outcome in outcomes for row in self._request_rows(outcome))),
             *write_rows(root, "row_states", name, (self._state_row(outcome) for outcome in outcomes)),
         ]
@@ -115,25 +127,42 @@ class GenerateStage(Stage):
         )
 
     def _sample_row(self, outcome: Outcome, sample: Sample, runner: Runner, context: Context) -> Row:
-        messages = [{"role": role, "content": content} for role, content in sample.messages]
+        messages = messages_column(sample.messages)
         counts = Counter[bool]()
         for role, content in sample.messages:
             counts[role == "assistant"] += runner.tokenizer.count(content)
-        used = dict.fromkeys(entry.step for entry in outcome.entries)
         return {
+            **self._provenance(outcome, sample, runner, context),
             "sample_id": content_id("sam", [self.config.method, messages]),
-            "row_id": outcome.task.row_id,
-            "stage": self.name,
-            "method": self.config.method,
             "messages": messages,
-            "document_ids": list(sample.document_ids),
-            "request_ids": list(dict.fromkeys(entry.request_id for entry in outcome.entries)),
-            "source": outcome.task.row.source,
-            "language": sample.language,
             "prompt_tokens": counts[False],
             "response_tokens": counts[True],
             "evidence": [{"document_id": e.document_id, "start": e.start, "end": e.end} for e in sample.evidence],
-            "details": canonical_json(sample.details),
+            "loss_on_prompt": sample.loss_on_prompt,
+        }
+
+    def _preference_row(self, outcome: Outcome, pair: Preference, runner: Runner, context: Context) -> Row:
+        prompt = messages_column(pair.prompt)
+        return {
+            **self._provenance(outcome, pair, runner, context),
+            "preference_id": content_id("prf", [self.config.method, prompt, pair.chosen, pair.rejected]),
+            "prompt": prompt,
+            "chosen": messages_column((("assistant", pair.chosen),)),
+            "rejected": messages_column((("assistant", pair.rejected),)),
+            "short_prompt": None if pair.short_prompt is None else messages_column(pair.short_prompt),
+        }
+
+    def _provenance(self, outcome: Outcome, record: Record, runner: Runner, context: Context) -> Row:
+        used = dict.fromkeys(entry.step for entry in outcome.entries)
+        return {
+            "row_id": outcome.task.row_id,
+            "stage": self.name,
+            "method": self.config.method,
+            "document_ids": list(record.document_ids),
+            "request_ids": list(dict.fromkeys(entry.request_id for entry in outcome.entries)),
+            "source": outcome.task.row.source,
+            "language": record.language,
+            "details": canonical_json(record.details),
             "model": runner.engine.identity.model,
             "prompt_version": " ".join(f"{step}:{version(self.config.method, step)}" for step in used),
             "recipe_hash": context.recipe_hash,
@@ -154,13 +183,21 @@ class GenerateStage(Stage):
         }
 
 
-def _refuse_duplicates(outcomes: list[Outcome]) -> None:
-    """The same document drawn twice may give the same sample: the second one is no new data."""
+def messages_column(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+def refuse_duplicates(outcomes: list[Outcome]) -> None:
+    """The same document drawn twice may give the same record: the second one is no new data."""
     seen: set[str] = set()
     for outcome in outcomes:
-        for sample in outcome.samples:
-            key = digest([list(message) for message in sample.messages])
+        for record in outcome.records:
+            key = digest(
+                [list(message) for message in record.messages]
+                if isinstance(record, Sample)
+                else [list(map(list, record.prompt)), record.chosen, record.rejected]
+            )
             if key in seen and outcome.state is State.OK:
-                outcome.state, outcome.reason, outcome.samples = State.FILTERED, "duplicate_sample", []
+                outcome.state, outcome.reason, outcome.records = State.FILTERED, "duplicate_sample", []
                 break
             seen.add(key)

@@ -16,7 +16,7 @@ from pipelines.sources import BadRow, SourceRow, read
 from pipelines.sources.rows import bad_row
 from schemas.errors import ConservationError
 from schemas.ids import canonical_json, content_id
-from schemas.recipe import AnySource
+from schemas.sources import AnySource
 from schemas.states import State
 
 Kind = Literal["documents", "instructions"]

@@ -14,7 +14,7 @@ from pipelines.shards import Part
 from pipelines.sources import inputs
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import digest
-from schemas.recipe import AnySource
+from schemas.sources import AnySource
 
 _KINDS: tuple[Kind, ...] = ("documents", "instructions")
 _ID = {"documents": "document_id", "instructions": "instruction_id"}

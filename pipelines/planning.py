@@ -4,56 +4,50 @@ Numbers are estimates and say so: the longest answer is known (max_tokens), the 
 """
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filters.lengths import required_words
-from generators.long_qa import PROMPT_RESERVE
+from generators.base import Cost, RowSize
 from pipelines.build import make_stages
 from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage
 from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import changed_settings, load_manifest
-from pipelines.rows import Draw, load
+from pipelines.rows import load
 from pipelines.sources import inputs
 from pipelines.stages import Context, Stage, Unit, execute
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
-from schemas.recipe import AgentWrite, LongQA
 
 SMALL_BYTES = 64_000_000  # sources up to this size are ingested into a temporary folder to be planned exactly
-TEMPLATE_TOKENS = 150  # task text and chat template around a document
-TOKENS_PER_WORD = 1.4
 DISK_PER_TOKEN = 2.0  # bytes of compressed Parquet per token of text
 
 
 @dataclass(slots=True)
-class Cost:
-    """`new_rows` of `rows` would be made. Token numbers are for those; `cached_tokens` are prompt tokens that a prefix
-    cache answers. `answer_tokens_max`: if every answer used its whole max_tokens."""
+class Estimate:
+    """`new_rows` of `rows` would be made, at `cost`."""
 
-    rows: int = 0
-    new_rows: int = 0
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    answer_tokens: int = 0
-    answer_tokens_max: int = 0
+    rows: int
+    new_rows: int
+    cost: Cost
 
     @property
     def disk_bytes(self) -> int:
-        return int(DISK_PER_TOKEN * (self.prompt_tokens / max(1, self.requests) * self.new_rows + self.answer_tokens))
+        prompt = self.cost.prompt_tokens / max(1, self.cost.requests)
+        return int(DISK_PER_TOKEN * (prompt * self.new_rows + self.cost.answer_tokens))
 
 
 @dataclass(slots=True)
 class StagePlan:
-    """`units`: how many of how many would run; `why`: what has changed since the last run."""
+    """`units`: how many of how many would run; `why`: what has changed since the last run. Without `estimate`, the
+    stage asks no model, or its rows are known only when those before it have run."""
 
     name: str
     todo: int
     units: int
     why: list[str] = field(default_factory=list)
-    cost: Cost | None = None
+    estimate: Estimate | None = None
 
 
 async def make_plan(context: Context, engines: EnginePool) -> list[StagePlan]:
@@ -85,10 +79,10 @@ async def make_plan(context: Context, engines: EnginePool) -> list[StagePlan]:
 async def _plan_rest(context: Context, engines: EnginePool, trial: Context | None = None) -> list[StagePlan]:
     plans: list[StagePlan] = []
     for stage in make_stages(context.recipe, engines)[1:]:
-        if isinstance(stage, GenerateStage):
+        if isinstance(stage, GenerateStage) and not stage.late:
             units = stage.units(trial or context)
             plan = _plan_stage(stage, context, units)
-            plan.cost = await _cost(stage, context, engines, units, trial or context)
+            plan.estimate = await _estimate(stage, context, engines, units, trial or context)
         else:
             done = [load_manifest(context.workspace.manifest(p.name)) for p in plans]
             fresh = trial is None and all(m is not None and m.done for m in done) and not any(p.todo for p in plans)
@@ -110,52 +104,18 @@ def _todo(stage: Stage, context: Context, units: list[Unit]) -> list[Unit]:
     return [unit for unit in units if not stage.stands(records.get(unit.key), unit, context)]
 
 
-async def _cost(
+async def _estimate(
     stage: GenerateStage, context: Context, engines: EnginePool, units: list[Unit], rows_from: Context
-) -> Cost:
+) -> Estimate:
     todo = _todo(stage, context, units)
-    cost = Cost(rows=sum(unit.rows or 0 for unit in units), new_rows=sum(unit.rows or 0 for unit in todo))
+    config = stage.config
     draws = [one for unit in todo for one in unit.work]
-    if isinstance(stage.config, LongQA):
-        _add_long_qa(cost, stage.config, await engines.window(stage.config.engine), draws)
+    sizes: Iterable[RowSize]
+    if config.input == "instructions":
+        rows = load(rows_from.workspace.root, draws, "instruction_id")
+        sizes = (RowSize(one.candidate.row_id, one.candidate.tokens, row["text"]) for one, row in rows)
     else:
-        texts = [row["text"] for _, row in load(rows_from.workspace.root, draws, "instruction_id")]
-        _add_agentwrite(cost, stage.config, texts)
-    return cost
-
-
-def _add_long_qa(cost: Cost, config: LongQA, window: int, draws: list[Draw]) -> None:
-    steps = config.sampling
-    answers = [steps.questions.max_tokens, steps.answer.max_tokens]
-    budget = window - max(answers) - PROMPT_RESERVE
-    budget = min(budget, config.document_tokens.max or budget)
-    calls = 2 if config.verify is None else 3
-    if config.verify is not None:
-        budget = min(budget, config.verify.chunk_tokens)
-        answers.append(steps.critique.max_tokens)
-    seen: set[str] = set()
-    for one in draws:
-        document = min(one.candidate.tokens, budget)
-        known = one.candidate.row_id in seen and config.verify is None  # chunks differ between questions
-        seen.add(one.candidate.row_id)
-        cost.requests += calls
-        cost.prompt_tokens += calls * (document + TEMPLATE_TOKENS)
-        cost.cached_tokens += (calls if known else calls - 1) * document
-        cost.answer_tokens += 40 * config.questions + 150 * (calls - 1)
-        cost.answer_tokens_max += sum(answers)
-
-
-def _add_agentwrite(cost: Cost, config: AgentWrite, texts: list[str]) -> None:
-    usual = sum(config.paragraph_words) // 2
-    for text in texts:
-        words = required_words(text) or 6 * usual
-        steps = min(config.max_steps, max(1, round(words / usual)))
-        plan = 40 * steps
-        part = int(TOKENS_PER_WORD * words / steps)
-        fixed = int(TOKENS_PER_WORD * len(text.split())) + plan + TEMPLATE_TOKENS
-        cost.requests += 1 + steps
-        cost.prompt_tokens += fixed + sum(fixed + number * part for number in range(steps))
-        # Instruction, plan and the text so far are the prefix of the next call.
-        cost.cached_tokens += sum(fixed - TEMPLATE_TOKENS + (number - 1) * part for number in range(1, steps))
-        cost.answer_tokens += plan + steps * part
-        cost.answer_tokens_max += config.sampling.plan.max_tokens + steps * config.sampling.write.max_tokens
+        sizes = (RowSize(one.candidate.row_id, one.candidate.tokens) for one in draws)
+    window = await engines.window(config.engine) if config.engine is not None else 0
+    planned, new = (sum(unit.rows or 0 for unit in some) for some in (units, todo))
+    return Estimate(planned, new, stage.generator.cost(sizes, window))

@@ -1,5 +1,6 @@
 """Choosing and loading the rows of a generate stage: which document or instruction, how often, in which order."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -94,7 +95,7 @@ def shards(draws: list[Draw], rows: int) -> list[list[Draw]]:
 
 def load(root: Path, draws: Iterable[Draw], id_column: str) -> Iterator[tuple[Draw, dict[str, Any]]]:
     """The draws with their rows, text included; one row group is in memory at a time."""
-    columns = [id_column, "text", "source", "language"]
+    columns = [id_column, "text", "source", "language", "metadata"]
     place: tuple[str, int] | None = None
     held: dict[str, dict[str, Any]] = {}
     for one in draws:
@@ -102,4 +103,5 @@ def load(root: Path, draws: Iterable[Draw], id_column: str) -> Iterator[tuple[Dr
             place = (one.candidate.file, one.candidate.group)
             table = pq.ParquetFile(root / place[0]).read_row_group(place[1], columns)
             held = {row[id_column]: row for row in table.to_pylist()}
-        yield one, held[one.candidate.row_id]
+        row = held[one.candidate.row_id]
+        yield one, {**row, "metadata": json.loads(row["metadata"])}

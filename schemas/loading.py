@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import UserError
-from schemas.recipe import Recipe, suggestion
+from schemas.model import suggestion
+from schemas.recipe import Recipe
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_ALIASES = 100  # a recipe has few; a "YAML bomb" multiplies them

@@ -10,6 +10,7 @@ class Document:
     text: str
     source: str
     language: str
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Instruction:
     text: str
     source: str
     language: str
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,34 @@ class Span:
     end: int
 
 
+Messages = tuple[tuple[str, str], ...]  # (role, content) each
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One SFT record: messages as (role, content). `details` is any JSON value a person may want to query."""
+    """One SFT record. `details` is any JSON value a person may want to query. `loss_on_prompt`: train on the prompt's
+    tokens too, as Llama-2-Long does."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: Messages
     language: str
     document_ids: tuple[str, ...] = ()
     evidence: tuple[Span, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    loss_on_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One prompt with a chosen and a rejected answer. `short_prompt`: what the reference model reads instead of the
+    prompt (LongPO)."""
+
+    prompt: Messages
+    chosen: str
+    rejected: str
+    language: str
+    short_prompt: Messages | None = None
+    document_ids: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Record = Sample | Preference

@@ -25,7 +25,7 @@ TABLES: dict[str, pa.Schema] = {
     "samples": _schema(
         sample_id=_S, row_id=_S, stage=_S, method=_S, messages=MESSAGES, document_ids=STRINGS,
         request_ids=STRINGS, source=_S, language=_S, prompt_tokens=_I, response_tokens=_I, evidence=SPANS,
-        details=JSON, model=_S, prompt_version=_S, recipe_hash=_S,
+        details=JSON, loss_on_prompt=pa.bool_(), model=_S, prompt_version=_S, recipe_hash=_S,
     ),
     "preferences": _schema(
         preference_id=_S, row_id=_S, stage=_S, method=_S, prompt=MESSAGES, chosen=MESSAGES, rejected=MESSAGES,

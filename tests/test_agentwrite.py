@@ -11,7 +11,7 @@ from generators.engines.base import ChatRequest, Completion
 from generators.engines.scripted import ScriptedEngine
 from generators.ledger import Ledger
 from generators.runner import Outcome, Runner, Task
-from schemas.recipe import AgentWrite as Config
+from schemas.methods.agentwrite import AgentWrite as Config
 from schemas.rows import Instruction
 from schemas.states import State
 from tests.support import WordTokenizer
@@ -170,11 +170,3 @@ def test_two_identical_plan_lines_are_two_calls(tmp_path: Path) -> None:
     outcome, engine = run(tmp_path, lambda r: twice if is_plan(r) else next(words))
     assert outcome.samples[0].messages[1][1] == "first text\n\nsecond text"
     assert len(engine.calls) == 3
-
-
-def test_the_phrases_that_give_an_echo_away_stand_in_the_prompt() -> None:
-    from generators.agentwrite import _OWN_WORDS
-    from generators.prompts import render
-
-    prompt = render("agentwrite", "write", {"instruction": "i", "plan": "p", "written": "w", "step": "s"}).casefold()
-    assert all(phrase in prompt for phrase in _OWN_WORDS)

@@ -77,7 +77,7 @@ def test_datasets_reads_the_rows_of_the_tables(built, tmp_path):
     expected = table(
         built,
         "SELECT sample_id AS id, messages, method, source, language, prompt_tokens, response_tokens, document_ids, "
-        "evidence, details, model FROM samples",
+        "evidence, details, loss_on_prompt, model FROM samples",
     )
     assert len(found["sft"]) == len(by_id) == 15
     assert by_id == {row["id"]: row for row in expected}

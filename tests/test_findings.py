@@ -40,9 +40,9 @@ from pipelines.engine_pool import EnginePool
 from pipelines.rows import Candidate, Draw, draw
 from pipelines.stages import Silence
 from pipelines.workspace import Workspace
+from schemas.engines import VllmEngine
 from schemas.errors import RunError, UserError
 from schemas.loading import load_recipe
-from schemas.recipe import VllmEngine
 from tests.crash_driver import snapshot
 from tests.support import answer, recipe, scripted, texts
 

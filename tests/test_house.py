@@ -1,8 +1,11 @@
 """House rules that hold over the whole project: who imports whom, docstrings, sizes, prompts."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
+import typing
 import zipfile
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from jinja2 import meta
 
 from generators import prompts
 from generators.registry import METHODS
-from schemas import recipe
+from schemas.methods import MethodConfig
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("schemas", "filters", "generators", "pipelines", "flows")
@@ -59,13 +62,24 @@ def test_prompts_have_a_version_and_render_with_exactly_their_fields(path):
 
 
 def test_every_step_of_every_method_has_a_prompt_and_every_prompt_a_step():
-    written = {(path.parent.name, path.stem) for path in TEMPLATES}
+    models = typing.get_args(typing.get_args(MethodConfig)[0])
+    method = {model: model.model_fields["method"].annotation.__args__[0] for model in models}
     steps = {
-        (model.model_fields["method"].annotation.__args__[0], step)
-        for model in (recipe.AgentWrite, recipe.LongQA)
+        (method[model], step)
+        for model in models
+        if "sampling" in model.model_fields
         for step in model.model_fields["sampling"].annotation.model_fields
     }
-    assert written == steps and {method for method, _ in steps} == set(METHODS)
+    assert {(path.parent.name, path.stem) for path in TEMPLATES} == steps
+    assert set(method.values()) == set(METHODS)
+
+
+def test_every_method_that_asks_a_model_says_what_it_costs():
+    for path in METHODS.values():
+        module, _, name = path.partition(":")
+        generator = getattr(importlib.import_module(module), name)
+        source = inspect.getsource(generator)
+        assert ("llm.chat" in source) <= ("cost" in vars(generator)), path
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from generators.engines.base import ChatRequest, Identity, Message, Sampling
 from generators.ledger import Entry, Ledger, request_key
 from generators.runner import Runner, Task
 from schemas.errors import UserError
-from schemas.recipe import SamplingConfig
+from schemas.model import SamplingConfig
 from schemas.rows import Sample
 from tests.support import WordTokenizer, scripted
 

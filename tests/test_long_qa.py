@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generators.documents import lines_window
 from generators.engines.base import ChatRequest, Completion
 from generators.engines.scripted import ScriptedEngine
 from generators.ledger import Ledger
-from generators.long_qa import LongQA, lines_window, parse_questions
+from generators.long_qa import LongQA
+from generators.replies import parse_questions
 from generators.runner import Outcome, Runner, Task
-from schemas.recipe import LongQA as Config
+from schemas.methods.long_qa import LongQA as Config
 from schemas.rows import Document, Span
 from schemas.states import Reject, State
 from tests.support import WordTokenizer

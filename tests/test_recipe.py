@@ -7,7 +7,8 @@ import yaml
 
 from schemas.errors import UserError
 from schemas.loading import MAX_ALIASES, MAX_RECIPE_BYTES, load_recipe
-from schemas.recipe import Recipe, SamplingConfig
+from schemas.model import SamplingConfig
+from schemas.recipe import Recipe
 
 GOOD = {
     "name": "small",
@@ -138,7 +139,11 @@ BAD = [
         "generate[0].document_tokens: max 5 is smaller than min 10",
     ),
     (["export"], GOOD["export"] * 2, "the export name 'out' is used twice"),
-    (["export", 0, "configs"], ["sftt"], "export[0].configs[0]: input should be 'sft' or 'documents', not 'sftt'"),
+    (
+        ["export", 0, "configs"],
+        ["sftt"],
+        "export[0].configs[0]: input should be 'sft', 'preference' or 'documents', not 'sftt'",
+    ),
     (["export", 0, "configs"], ["sft", "sft"], "export[0].configs: each config once, not sft, sft"),
     (
         ["export", 0, "methods"],

@@ -17,7 +17,7 @@ from generators.engines.scripted import ScriptedEngine
 from generators.ledger import Ledger
 from generators.runner import TRIES, Outcome, Runner, Task
 from schemas.errors import RunError, UserError
-from schemas.recipe import SamplingConfig
+from schemas.model import SamplingConfig
 from schemas.rows import Document, Sample
 from schemas.states import Reject, State
 from tests.support import WordTokenizer

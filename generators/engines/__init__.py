@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from generators.engines.base import Engine
+from schemas.engines import AutoEngine, OpenAIEngine, TransformersEngine, VllmEngine
 from schemas.errors import UserError
-from schemas.recipe import AutoEngine, OpenAIEngine, TransformersEngine, VllmEngine
 
 EngineSection = VllmEngine | TransformersEngine | AutoEngine | OpenAIEngine
 

@@ -27,8 +27,8 @@ from generators.engines.base import (
 )
 from generators.engines.openai_http import Http
 from generators.engines.replicas import Replica, choose, parse_base_urls
+from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
-from schemas.recipe import OpenAIEngine
 
 CHECK_SECONDS = 30.0  # for the small requests of `start`, which cost a server nothing
 LEFT_OUT_SECONDS = (1.0, 60.0)  # first and longest wait before a server that failed is looked at again

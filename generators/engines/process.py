@@ -37,9 +37,9 @@ from generators.engines.wire import (
     request_to_json,
 )
 from generators.models import ResolvedModel, model_window, resolve_model, template_hash
+from schemas.engines import TransformersEngine, VllmEngine
 from schemas.errors import RunError
 from schemas.ids import canonical_json
-from schemas.recipe import TransformersEngine, VllmEngine
 
 _CLOSE_SECONDS = 30.0  # for a process to end by itself
 _LOG_LINES = 20  # of the log, quoted when a start fails

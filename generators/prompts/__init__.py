@@ -34,9 +34,15 @@ def render(method: str, step: str, fields: dict[str, object]) -> str:
 
 
 @cache
+def source(method: str, step: str) -> str:
+    """The text of a prompt file."""
+    return (_FOLDER / method / f"{step}.j2").read_text("utf-8")
+
+
+@cache
 def version(method: str, step: str) -> str:
     """The version of a prompt file. ValueError if its first line names none."""
-    first = (_FOLDER / method / f"{step}.j2").read_text("utf-8").partition("\n")[0]
+    first = source(method, step).partition("\n")[0]
     match = _VERSION.match(first)
     if match is None:
         raise ValueError(f"prompts/{method}/{step}.j2: the first line is not {{# version: N #}}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.sources.rows import BadRow, Input, SourceRow, wrong
-from schemas.recipe import AnySource, Fields
+from schemas.sources import AnySource, Fields
 
 __all__ = ["BadRow", "Input", "SourceRow", "inputs", "read"]
 

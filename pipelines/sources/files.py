@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipelines.sources.rows import Input, wrong
-from schemas.recipe import Source
+from schemas.sources import Source
 
 BUFFER_BYTES = 1 << 20
 STREAM_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError)  # what reading a damaged file raises

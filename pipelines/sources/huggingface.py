@@ -15,7 +15,7 @@ from pipelines.sources.rows import (
     row_from_columns,
     wrong,
 )
-from schemas.recipe import HuggingFaceSource
+from schemas.sources import HuggingFaceSource
 from schemas.states import State
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.sources.rows import BadRow, Input, SourceRow, make_row
-from schemas.recipe import InlineSource
+from schemas.sources import InlineSource
 
 
 def inputs(source: InlineSource, base_dir: Path) -> list[Input]:

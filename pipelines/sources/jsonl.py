@@ -19,7 +19,7 @@ from pipelines.sources.rows import (
     row_from_columns,
     wrong,
 )
-from schemas.recipe import JsonlSource
+from schemas.sources import JsonlSource
 from schemas.states import State
 
 _SUFFIXES = ("*.jsonl", "*.ndjson", "*.json")

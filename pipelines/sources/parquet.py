@@ -18,7 +18,7 @@ from pipelines.sources.rows import (
     row_from_columns,
     wrong,
 )
-from schemas.recipe import ParquetSource
+from schemas.sources import ParquetSource
 from schemas.states import State
 
 _BATCH_BYTES = 4_000_000  # of unpacked data, by the mean of the row group

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.sources.files import walk
 from pipelines.sources.repository import join_files
 from pipelines.sources.rows import MAX_TEXT_BYTES, BadRow, Input, SourceRow, make_row, suggestion, wrong
-from schemas.recipe import PythonSource
+from schemas.sources import PythonSource
 
 _LIBRARY = Path(sysconfig.get_path("stdlib"))
 _PLACE = f"python-{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"

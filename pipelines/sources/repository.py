@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.sources.files import describe, resolve, shown, walk
 from pipelines.sources.rows import MAX_TEXT_BYTES, BadRow, Input, SourceRow, bad_row, make_row, normalise, wrong
 from pipelines.sources.text import read_text
-from schemas.recipe import RepositorySource
+from schemas.sources import RepositorySource
 from schemas.states import State
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.recipe import Fields, Source
+from schemas.sources import Fields, Source
 from schemas.states import State
 
 # About 32 million tokens. What is longer is a dump without line ends rather than a text. On its way into Parquet a

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.sources.files import STREAM_ERRORS, bom_encoding, describe, find_files, looks_binary, shown
 from pipelines.sources.rows import MAX_TEXT_BYTES, BadRow, Input, SourceRow, bad_row, make_row
-from schemas.recipe import TextSource
+from schemas.sources import TextSource
 from schemas.states import State
 
 

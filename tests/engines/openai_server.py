@@ -15,7 +15,7 @@ from generators.engines.base import (
     Sampling,
 )
 from generators.engines.openai import OpenAIClient
-from schemas.recipe import OpenAIEngine
+from schemas.engines import OpenAIEngine
 
 
 def chat(*turns: tuple[str, str], raw: bool = False, group: str | None = None, **sampling) -> ChatRequest:

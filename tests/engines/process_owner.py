@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from generators.engines.base import ChatRequest, Message, Sampling
 from generators.engines.process import ProcessEngine
-from schemas.recipe import EngineConfig
+from schemas.engines import EngineConfig
 
 
 async def main(section: str, log_dir: str, backend: str) -> None:

@@ -24,8 +24,8 @@ from test_process_engine import gone, kill_owner
 from generators.engines import create_engine
 from generators.engines.base import BadRequest, EngineDied, EngineError, PromptTooLong
 from generators.models import resolve_model
+from schemas.engines import OpenAIEngine, TransformersEngine, VllmEngine
 from schemas.errors import UserError
-from schemas.recipe import OpenAIEngine, TransformersEngine, VllmEngine
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from tiny import write_model
 
 from generators.engines import create_engine
 from generators.engines.base import BadRequest, Sampling
-from schemas.recipe import TransformersEngine
+from schemas.engines import TransformersEngine
 
 torch = pytest.importorskip("torch")
 from generators.engines.decoding import Row, decode_batch, draw, left_pad  # noqa: E402

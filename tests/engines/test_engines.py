@@ -14,8 +14,8 @@ from generators.engines.base import Completion, EngineDied, EngineError, Message
 from generators.engines.process import ProcessEngine
 from generators.engines.scripted import ScriptedEngine
 from generators.engines.wire import pack_frame, read_frame, request_from_json, request_to_json
+from schemas.engines import AutoEngine, VllmEngine
 from schemas.errors import UserError
-from schemas.recipe import AutoEngine, VllmEngine
 
 # ---------------------------------------------------------------- the scripted engine
 
@@ -146,7 +146,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
 
 def test_creating_engines_imports_nothing_heavy():
     code = (
-        "import sys; from pathlib import Path; from schemas.recipe import TransformersEngine\n"
+        "import sys; from pathlib import Path; from schemas.engines import TransformersEngine\n"
         "from generators.engines import create_engine\n"
         "create_engine(TransformersEngine(type='transformers', model='m'), Path('.'))\n"
         "print([name for name in ('torch', 'transformers', 'vllm', 'huggingface_hub') if name in sys.modules])"

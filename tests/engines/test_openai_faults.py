@@ -22,8 +22,8 @@ from generators.engines.base import (
 )
 from generators.engines.openai import OpenAIClient
 from generators.engines.replicas import parse_base_urls
+from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
-from schemas.recipe import OpenAIEngine
 
 # --------------------------------------------------------------- start
 

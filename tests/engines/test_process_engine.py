@@ -17,8 +17,8 @@ from openai_server import chat
 from generators.engines.base import BadRequest, EngineDied, EngineError, Prepared, PromptTooLong
 from generators.engines.process import ProcessEngine
 from generators.engines.worker import TokenStore
+from schemas.engines import TransformersEngine
 from schemas.errors import RunError, UserError
-from schemas.recipe import TransformersEngine
 
 HERE = Path(__file__).parent
 BACKEND = "fake_backend:FakeBackend"

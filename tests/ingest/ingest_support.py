@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from pipelines.ingest import IngestResult, ingest_source
 from pipelines.seen import SeenIds
 from pipelines.sources import BadRow, inputs, read
-from schemas.recipe import AnySource
+from schemas.sources import AnySource
 
 _SOURCE: TypeAdapter[Any] = TypeAdapter(AnySource)
 

@@ -1,0 +1,50 @@
+"""What part of a document a request gets: whole, an excerpt of whole lines, a chunk."""
+
+from collections.abc import Iterable
+from random import Random
+
+from generators.base import PROMPT_RESERVE, Llm, Tokenizer
+from schemas.ids import derive_seed
+from schemas.model import SamplingConfig, TokenRange
+from schemas.rows import Document
+from schemas.states import Reject, State
+
+
+def document_budget(window: int, answers: Iterable[SamplingConfig], limit: int | None = None) -> int:
+    """Tokens of a document that fit the window beside the longest answer, at most `limit`. May be negative."""
+    budget = window - max(answer.max_tokens for answer in answers) - PROMPT_RESERVE
+    return budget if limit is None else min(budget, limit)
+
+
+def excerpt(
+    row: Document, llm: Llm, wanted: TokenRange, answers: Iterable[SamplingConfig], too_long: str = "excerpt"
+) -> tuple[int, int]:
+    """Characters [start, end) of a document: all of it where it fits, else a random run of whole lines (the same for
+    every request on the document: they share it in the engine's prefix cache). Raises Reject: the document is shorter
+    than `wanted.min` tokens, longer than fits with `too_long="reject"`, or nothing fits."""
+    budget = document_budget(llm.window, answers, wanted.max)
+    if budget <= 0:
+        raise Reject(State.OVER_BUDGET, "no_room_for_document", f"window {llm.window}")
+    tokens = llm.tokenizer.count(row.text)
+    if tokens < wanted.min:
+        raise Reject(State.FILTERED, "document_too_short", f"{tokens} tokens, {wanted.min} wanted")
+    if tokens > budget and too_long == "reject":
+        raise Reject(State.OVER_BUDGET, "document_too_long", f"{tokens} tokens, {budget} fit")
+    return lines_window(row.text, budget, llm.tokenizer, Random(derive_seed(row.document_id, "excerpt")))
+
+
+def lines_window(text: str, budget: int, tokenizer: Tokenizer, rng: Random) -> tuple[int, int]:
+    """Characters [start, end) of a random run of whole lines of at most `budget` tokens; all of a text that fits.
+    Where whole lines would cost more than a quarter of the window at an end, it is cut inside a line."""
+    offsets = tokenizer.offsets(text)
+    if len(offsets) <= budget:
+        return 0, len(text)
+    first = rng.randrange(len(offsets) - budget + 1)
+    low, high = offsets[first][0], offsets[first + budget - 1][1]
+    margin = (high - low) // 4
+    start, end = 0 if first == 0 else low, len(text) if first + budget == len(offsets) else high
+    if start and text[start - 1] != "\n":
+        start = text.find("\n", start, start + margin) + 1 or start
+    if end < len(text):
+        end = text.rfind("\n", end - margin, end) + 1 or end
+    return start, end

@@ -1,0 +1,1 @@
+"""Judges: programs that ask a language model and return numbers."""

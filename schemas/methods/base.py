@@ -1,0 +1,44 @@
+"""What the recipe sections of all generation methods share."""
+
+from typing import Any, ClassVar, Literal
+
+from schemas.model import Model, Positive, Slug
+
+
+class Method(Model):
+    """`input`: what the method reads. `sources`: names of the recipe's sources to read (default: all). `count`: at
+    most that many rows. A section without model calls has neither engine nor sampling."""
+
+    input: ClassVar[str]  # documents, instructions or nothing
+    continues: ClassVar[bool] = False  # needs an engine that continues an answer which the prompt has begun
+    engine: Slug | None = None
+    sources: tuple[Slug, ...] | None = None
+    count: Positive | None = None
+    shard_rows: Positive = 128
+
+    @property
+    def uses(self) -> int:
+        """How many rows each document or instruction gives."""
+        return int(getattr(self, "per_document", getattr(self, "per_instruction", 1)))
+
+    @property
+    def step_engines(self) -> dict[str, str]:
+        """The engine of each step that has one of its own."""
+        return {}
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """Step -> SamplingConfig, of the steps that this section's settings use."""
+        return dict(getattr(self, "sampling", ()))
+
+
+class EngineMethod(Method):
+    """A method that asks a language model."""
+
+    engine: Slug
+
+
+class ModelFree(Method):
+    """A method that asks no model: naming an engine is a mistake."""
+
+    engine: Literal[None] = None
