@@ -40,11 +40,45 @@ def lines_window(text: str, budget: int, tokenizer: Tokenizer, rng: Random) -> t
     if len(offsets) <= budget:
         return 0, len(text)
     first = rng.randrange(len(offsets) - budget + 1)
-    low, high = offsets[first][0], offsets[first + budget - 1][1]
-    margin = (high - low) // 4
-    start, end = 0 if first == 0 else low, len(text) if first + budget == len(offsets) else high
+    last = first + budget - 1
+    start = 0 if first == 0 else offsets[first][0]
+    return whole_lines(text, start, len(text) if last == len(offsets) - 1 else offsets[last][1])
+
+
+def whole_lines(text: str, start: int, end: int) -> tuple[int, int]:
+    """Characters [start, end) without the broken lines at its ends; a line that is more than a quarter of it is cut."""
+    margin = (end - start) // 4
     if start and text[start - 1] != "\n":
         start = text.find("\n", start, start + margin) + 1 or start
     if end < len(text):
         end = text.rfind("\n", end - margin, end) + 1 or end
     return start, end
+
+
+def without_blank_ends(text: str, start: int, end: int) -> tuple[int, int]:
+    """Characters [start, end) without line breaks at its ends: what stands there is then exactly what a prompt shows,
+    since `render` takes those away."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip("\n"))
+    return start, start + len(part.strip("\n"))
+
+
+def draw_chunks(text: str, count: int, budget: int, tokenizer: Tokenizer, rng: Random) -> list[tuple[int, int]]:
+    """Characters [start, end) of `count` runs of at most `budget` tokens, in random order: anywhere in the text, never
+    overlapping, of whole lines where that costs little. Fewer where fewer fit side by side; none where the text is no
+    longer than a run."""
+    offsets = tokenizer.offsets(text)
+    count = min(count, len(offsets) // budget) if len(offsets) > budget else 0
+    gaps = sorted(rng.randrange(len(offsets) - count * budget + 1) for _ in range(count))
+    chunks: list[tuple[int, int]] = []
+    behind = 0  # tokens of one character share its offsets: two chunks must not both have it
+    for number, gap in enumerate(gaps):
+        first = gap + number * budget
+        start, end = max(behind, offsets[first][0]), max(behind, offsets[first + budget - 1][1])
+        start, end = whole_lines(text, start, end)
+        while (excess := tokenizer.count(text[start:end]) - budget) > 0:
+            end -= excess  # a text cut out of another may have more tokens than it had there
+        chunks.append(without_blank_ends(text, start, end))
+        behind = end
+    rng.shuffle(chunks)
+    return chunks

@@ -6,5 +6,6 @@ from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
 from schemas.methods.long_qa import LongQA
+from schemas.methods.longpo import LongPO
 
-MethodConfig = Annotated[AgentWrite | LongQA, Field(discriminator="method")]
+MethodConfig = Annotated[AgentWrite | LongQA | LongPO, Field(discriminator="method")]
