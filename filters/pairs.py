@@ -3,6 +3,7 @@ filter script). In Chinese and Japanese, where no spaces part words, two charact
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from filters.lengths import CJK
@@ -10,7 +11,9 @@ from filters.lengths import CJK
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")  # digits too: 41 is another answer than 42
 _LONG_WORD = re.compile(rf"[^\W\d_{CJK}]{{3,}}|[{CJK}]{{2}}")
 _CJK_RUN = re.compile(rf"[{CJK}]+|[^\W{CJK}]+")
+_CHARACTER = re.compile(f"[{CJK}]")
 _MIN_REPEATS = 3
+_SHORT = 10  # characters
 
 
 def similarity(first: str, second: str) -> float:
@@ -29,7 +32,7 @@ def repeated_words(text: str) -> float:
 
 
 def _words(run: str) -> list[str]:
-    if re.match(f"[{CJK}]", run) is None:
+    if _CHARACTER.match(run) is None:
         return [run]
     return [run[i : i + 2] for i in range(len(run) - 1)] or [run]
 
@@ -39,11 +42,16 @@ def long_words(text: str) -> int:
     return len(_LONG_WORD.findall(text))
 
 
+def is_short(text: str) -> bool:
+    """At most ten characters, of which each Chinese or Japanese one counts twice?"""
+    return len(text) + len(_CHARACTER.findall(text)) <= _SHORT
+
+
 def is_periodic(text: str) -> bool:
-    """Is the whole text one piece, said at least three times? The last time may break off."""
-    folded = " ".join(text.split())
-    return any(_has_period(form) for form in (folded, f"{folded} "))
+    """Is the whole text one piece, said at least three times, word by word or letter by letter? The last time may break
+    off."""
+    return _has_period(_WORD.findall(text.casefold())) or _has_period(" ".join(text.split()))
 
 
-def _has_period(text: str) -> bool:
-    return any(text.startswith(text[period:]) for period in range(1, len(text) // _MIN_REPEATS + 1))
+def _has_period(items: Sequence[str]) -> bool:
+    return any(items[period:] == items[:-period] for period in range(1, len(items) // _MIN_REPEATS + 1))

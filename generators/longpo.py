@@ -6,18 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from filters.pairs import is_periodic, long_words, repeated_words, similarity
+from filters.pairs import is_periodic, is_short, long_words, repeated_words, similarity
 from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.documents import document_budget, draw_chunks, excerpt, without_blank_ends
 from generators.replies import check_answer, good_questions, language_name
-from schemas.methods.longpo import INSTRUCTION_TOKENS, TRUSTED_TOKENS
+from schemas.methods.longpo import CHAT_TOKENS, INSTRUCTION_TOKENS, TRUSTED_TOKENS
 from schemas.methods.longpo import LongPO as Config
-from schemas.methods.longpo import TEMPLATE_TOKENS as CHAT_TEMPLATE_TOKENS
 from schemas.model import SamplingConfig
 from schemas.rows import Document, Messages, Preference
 from schemas.states import Reject, State
 
-MIN_CHARACTERS = 11
 MIN_LONG_WORDS = 2
 
 
@@ -73,7 +71,7 @@ class LongPO(Generator[Document]):
         prompts = self._prompts(document, turns, llm)
         if not prompts:
             _reject_row(turns)
-        excerpted = None if (start, end) == (0, len(row.text)) else {"start": start, "end": end}
+        excerpted = None if whole == (0, len(row.text)) else {"start": start, "end": end}
         return [
             Preference(
                 prompt=prompt,
@@ -130,7 +128,7 @@ class LongPO(Generator[Document]):
         if (tokens := llm.tokenizer.count(instruction)) > INSTRUCTION_TOKENS:
             told = f"{tokens} tokens, at most {INSTRUCTION_TOKENS}"
             raise Reject(State.INVALID_OUTPUT, "instruction_too_long", told)
-        if _folded(instruction) in {_folded(other.instruction) for other in turns}:
+        if _folded(instruction) in {_folded(other.instruction) for other in _standing(turns)}:
             # Asked of the whole document it would be the same question with two right answers.
             raise Reject(State.FILTERED, "repeated_instruction", instruction[:200])
         if (tokens := llm.tokenizer.count(f"{turn.chunk}\n\n{instruction}")) > TRUSTED_TOKENS:
@@ -143,7 +141,7 @@ class LongPO(Generator[Document]):
         check_answer(answer, turn.chunk, max_repetition=1.0, what=side)  # repetition: by the rule below
         if _folded(answer) == _folded(turn.instruction):
             raise Reject(State.INVALID_OUTPUT, "prompt_echo", f"step {side}: {answer[:120]}")
-        if len(answer) < MIN_CHARACTERS:
+        if is_short(answer):
             raise Reject(State.FILTERED, f"short_{side}", answer)
         if long_words(answer) < MIN_LONG_WORDS:
             raise Reject(State.FILTERED, f"few_words_{side}", answer[:200])
@@ -166,17 +164,18 @@ class LongPO(Generator[Document]):
         message only; what follows are the earlier instructions with their chosen answers."""
         found: list[tuple[Turn, Messages, int]] = []
         history: Messages = ()
+        history_tokens = 0
         for turn in _standing(turns):
             text = turn.instruction if history else f"{document}\n\n{turn.instruction}"
-            prompt = (*history, ("user", text))
-            tokens = sum(llm.tokenizer.count_many([content for _, content in prompt]))
-            longest = tokens + max(llm.tokenizer.count_many([turn.chosen, turn.rejected])) + CHAT_TEMPLATE_TOKENS
+            tokens = history_tokens + llm.tokenizer.count(text)
+            chosen, rejected = llm.tokenizer.count_many([turn.chosen, turn.rejected])
             with turn.dropping():
-                if longest > self.config.target_tokens:
+                if (longest := tokens + max(chosen, rejected) + CHAT_TOKENS) > self.config.target_tokens:
                     told = f"{longest} tokens, at most {self.config.target_tokens}"
                     raise Reject(State.FILTERED, "longer_than_target", told)
+                prompt = (*history, ("user", text))
                 found.append((turn, prompt, tokens))
-                history = (*prompt, ("assistant", turn.chosen))
+                history, history_tokens = (*prompt, ("assistant", turn.chosen)), tokens + chosen
         return found
 
     def cost(self, rows: Iterable[RowSize], window: int) -> Cost:
@@ -202,14 +201,14 @@ def _folded(text: str) -> str:
 
 def _dropped(turns: list[Turn]) -> list[dict[str, Any]]:
     return [
-        {"chunk": turn.span, "state": turn.reject.state.value, "reason": turn.reject.reason, "detail": turn.reject.detail}
+        {"chunk": turn.span, "state": reject.state.value, "reason": reject.reason, "detail": reject.detail}
         for turn in turns
-        if turn.reject is not None
+        if (reject := turn.reject) is not None
     ]
 
 
 def _reject_row(turns: list[Turn]) -> None:
-    """No turn stands: the row ends as its first turn did; the detail begins with the reasons of all."""
+    """No turn stands: the row ends as its first turn did; the detail begins with the reasons of all turns."""
     rejects = [turn.reject for turn in turns if turn.reject is not None]
     reasons = ", ".join(reject.reason for reject in rejects)
     raise Reject(rejects[0].state, rejects[0].reason, f"turns dropped: {reasons}; {rejects[0].detail}")

@@ -9,7 +9,7 @@ from schemas.model import Positive, SamplingConfig, Share, Slug, Steps, TokenRan
 
 TRUSTED_TOKENS = 32_768  # what the short-context model is trusted with: chunk and instruction together
 INSTRUCTION_TOKENS = 256  # the longest instruction
-TEMPLATE_TOKENS = 150  # of a chat template around a whole conversation
+CHAT_TOKENS = 150  # of a chat template around all messages of a conversation
 
 
 class LongPOSteps(Steps):
@@ -38,27 +38,34 @@ class LongPO(EngineMethod):
     sampling: LongPOSteps = LongPOSteps()
 
     @property
+    def turn_tokens(self) -> int:
+        """The longest turn: an instruction and its answer."""
+        return INSTRUCTION_TOKENS + self.sampling.chosen.max_tokens
+
+    @property
+    def room(self) -> int:
+        """What the target leaves for the document. May be negative."""
+        return self.target_tokens - CHAT_TOKENS - self.turns * self.turn_tokens
+
+    @property
     def document_range(self) -> TokenRange:
-        """`document_tokens`, with what the target leaves for the document beside the longest turns."""
-        turn = INSTRUCTION_TOKENS + self.sampling.chosen.max_tokens
-        room = self.target_tokens - TEMPLATE_TOKENS - self.turns * turn
-        longest = room if self.document_tokens.max is None else min(room, self.document_tokens.max)
-        return TokenRange(min=self.document_tokens.min, max=longest)
+        """`document_tokens`, and no more than there is room for."""
+        most = self.document_tokens.max
+        return TokenRange(min=self.document_tokens.min, max=self.room if most is None else min(self.room, most))
 
     @model_validator(mode="after")
     def _consistent(self) -> "LongPO":
         if self.sampling.chosen != self.sampling.rejected:
             raise ValueError("sampling.chosen and sampling.rejected must be the same: else decoding tells them apart")
-        if self.document_tokens.min <= self.chunk_tokens:
+        shortest = self.document_tokens.min
+        if shortest <= self.chunk_tokens:
             raise ValueError(
-                f"document_tokens.min {self.document_tokens.min} must be more than chunk_tokens {self.chunk_tokens}: "
-                "else a chunk could be the whole document"
+                f"document_tokens.min {shortest} must be more than chunk_tokens {self.chunk_tokens}: else a chunk "
+                "could be the whole document"
             )
-        turn = INSTRUCTION_TOKENS + self.sampling.chosen.max_tokens
-        room = self.target_tokens - TEMPLATE_TOKENS - self.turns * turn
-        if room < self.document_tokens.min:
+        if self.room < shortest:
             raise ValueError(
-                f"target_tokens {self.target_tokens} leaves {room} tokens for the document beside {self.turns} turns "
-                f"of up to {turn} tokens, and document_tokens.min is {self.document_tokens.min}"
+                f"target_tokens {self.target_tokens} leaves {self.room} tokens for the document beside {self.turns} "
+                f"turns of up to {self.turn_tokens} tokens, and document_tokens.min is {shortest}"
             )
         return self
