@@ -480,7 +480,7 @@ def test_an_answer_longer_than_its_tokens_must_not_break_the_target(tmp_path: Pa
     """A server may count with another tokenizer than the recipe's."""
     text = "all that " + " ".join(chr(97 + n // 26) + chr(97 + n % 26) for n in range(400))
     long = Completion(text, "stop", 9, 60, None, 0.0)
-    outcome, _ = run(tmp_path, script(long, OTHER), turns=1, target_tokens=1500)
+    outcome, _ = run(tmp_path, script(long, OTHER), turns=1, target_tokens=1670)
     assert (outcome.state, outcome.reason) == (State.FILTERED, "longer_than_target")
 
 
