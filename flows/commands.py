@@ -36,8 +36,11 @@ def run(arguments: Namespace) -> None:
         progress.close()
     _print_table(list(table[0]), [list(row.values()) for row in table])
     if recipe.export and arguments.stage in (None, "export"):
+        from pipelines.export import exported_rows
+
         export = recipe.export[0]
-        config = "sft" if recipe.generate and "sft" in export.configs else export.configs[-1]
+        rows = exported_rows(workspace.exports / export.name)
+        config = next((one for one in export.configs if rows.get(one)), export.configs[-1])
         _suggest(arguments.workspace, export.name, config)
 
 
@@ -63,7 +66,10 @@ def _suggest(workspace: Path, export: str, config: str) -> None:
     option = "" if workspace == Path("workspace") else f" --workspace {workspace}"
     print("\nTry next:")
     print(f"  longloom status{option}")
-    print(f'  longloom sql{option} "SELECT method, count(*), avg(response_tokens) FROM samples GROUP BY method"')
+    question = "SELECT method, count(*), avg(response_tokens) FROM samples GROUP BY method"
+    if config in ("preference", "longpo"):
+        question = "SELECT method, count(*), avg(length(chosen[1].content)) FROM preferences GROUP BY method"
+    print(f'  longloom sql{option} "{question}"')
     load = f"import datasets; print(datasets.load_dataset('{workspace / 'exports' / export}', '{config}')['train'][0])"
     print(f'  python -c "{load}"')
 
@@ -115,25 +121,32 @@ def preview(arguments: Namespace) -> None:
         asyncio.run(build(arguments.recipe, workspace, "generate", arguments.n))
         names, rows = query(workspace, "SELECT stage, row_id, messages, details FROM samples ORDER BY stage, row_id")
         for row in rows:
-            _show_sample(dict(zip(names, row, strict=True)))
+            sample = dict(zip(names, row, strict=True))
+            _show(sample, [(message["role"], message["content"]) for message in sample["messages"]])
+        names, rows = query(workspace, "SELECT * FROM preferences ORDER BY stage, row_id, len(prompt)")
+        for row in rows:
+            pair = dict(zip(names, row, strict=True))
+            sides = ("short_prompt", "prompt", "chosen", "rejected")
+            messages = [(side, message) for side in sides for message in pair[side] or ()]
+            _show(pair, [(f"{side}: {message['role']}", message["content"]) for side, message in messages])
         names, rows = query(
             workspace,
             "SELECT stage, row_id, state, reason, detail FROM row_states "
             "WHERE starts_with(stage, 'generate') AND state <> 'ok' ORDER BY ALL",
         )
     if rows:
-        print("rows without a sample:")
+        print("rows without a record:")
         _print_table(names, rows)
 
 
-def _show_sample(sample: dict[str, Any]) -> None:
-    print(f"=== {sample['stage']}  {sample['row_id']}")
-    for message in sample["messages"]:
-        text = message["content"]
+def _show(record: dict[str, Any], texts: list[tuple[str, str]]) -> None:
+    """A record with its (title, text) parts; long texts are shortened."""
+    print(f"=== {record['stage']}  {record['row_id']}")
+    for title, text in texts:
         if len(text) > 2 * SHOWN:
             text = f"{text[:SHOWN]}\n[... {len(text) - 2 * SHOWN} characters ...]\n{text[-SHOWN:]}"
-        print(f"--- {message['role']}\n{text}")
-    print(f"--- details\n{sample['details']}\n")
+        print(f"--- {title}\n{text}")
+    print(f"--- details\n{record['details']}\n")
 
 
 def check(arguments: Namespace) -> None:

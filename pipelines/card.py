@@ -27,6 +27,19 @@ SELECT method, min(response_tokens), quantile_disc(response_tokens, 0.25), media
        quantile_disc(response_tokens, 0.75), max(response_tokens),
        min(prompt_tokens), median(prompt_tokens)::BIGINT, max(prompt_tokens)
 FROM samples WHERE {where} GROUP BY ALL ORDER BY ALL"""
+_PREFERENCES = """
+SELECT method, source, language, count(*) AS preferences, count(DISTINCT (stage, row_id)) AS conversations,
+       count(ref_chosen_logps) AS with_reference_logps
+FROM preferences WHERE {where} GROUP BY ALL ORDER BY ALL"""
+_PAIR_LENGTHS = """
+SELECT method, side, min(characters), quantile_disc(characters, 0.25), median(characters)::BIGINT,
+       quantile_disc(characters, 0.75), max(characters)
+FROM (SELECT method, unnest(['prompt', 'short prompt', 'chosen', 'rejected']) AS side,
+             unnest([{prompt}, {short_prompt}, {chosen}, {rejected}]) AS characters
+      FROM preferences WHERE {where})
+WHERE characters IS NOT NULL
+GROUP BY ALL ORDER BY ALL"""
+_CHARACTERS = "list_sum(list_transform({}, lambda message: length(message.content)))::BIGINT"
 _DOCUMENTS = """
 SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS documents,
        sum(chars)::BIGINT AS chars, sum(tokens)::BIGINT AS tokens
@@ -56,19 +69,23 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
     `counts`: rows of each exported config."""
     made = f"stage IN {_in(stages)}"
     where = made if export.methods is None else f"{made} AND method IN {_in(export.methods)}"
+    characters = {side: _CHARACTERS.format(side) for side in ("prompt", "short_prompt", "chosen", "rejected")}
     with connect(context.workspace) as connection:
 
         def table(sql: str, header: list[str] | None = None) -> str:
-            cursor = connection.execute(sql.format(where=where, made=made))
+            cursor = connection.execute(sql.format(where=where, made=made, **characters))
             names = header or [column[0] for column in cursor.description or []]
             return _table(names, cursor.fetchall())
 
         sources = [*connection.execute(_DOCUMENTS).fetchall(), *connection.execute(_INSTRUCTIONS).fetchall()]
         lengths = ["method", "answer min", "25%", "median", "75%", "max", "prompt min", "median", "max"]
+        pair_lengths = ["method", "text", "min", "25%", "median", "75%", "max"]
         sections = {
             "Rows": _table(["config", "rows"], sorted(counts.items())),
             "Samples": table(_SAMPLES),
             "Lengths in tokens": table(_LENGTHS, lengths),
+            "Preferences": table(_PREFERENCES),
+            "Lengths of preferences in characters": table(_PAIR_LENGTHS, pair_lengths),
             "Documents: sources and licences": table(_DOCUMENTS),
             "Instructions: sources and licences": table(_INSTRUCTIONS),
             "What became of every row": table(_STATES),

@@ -15,6 +15,7 @@ from pipelines.card import is_export, write_card
 from pipelines.code_version import code_version
 from pipelines.files import sync
 from pipelines.manifest import UnitRecord
+from pipelines.pairs import LONGPO, PREFERENCE, conversations, reference_logps, score_units, with_logps
 from pipelines.shards import write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.errors import UserError
@@ -34,13 +35,8 @@ SCHEMAS = {
             ("loss_on_prompt", pa.bool_()), ("model", pa.string()),
         ]
     ),
-    "preference": pa.schema(
-        [
-            ("id", pa.string()), ("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES),
-            ("short_prompt", MESSAGES), ("method", pa.string()), ("source", pa.string()), ("language", pa.string()),
-            ("document_ids", STRINGS), ("details", pa.string()), ("model", pa.string()),
-        ]
-    ),
+    "preference": PREFERENCE,
+    "longpo": LONGPO,
     "documents": pa.schema(
         [
             ("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("language", pa.string()),
@@ -102,14 +98,14 @@ class ShardWriter:
 
 class ExportStage(Stage):
     """One entry of the recipe's `export` list: one unit, done anew when anything upstream has changed. `makers`: the
-    stages that made records."""
+    stages that made records, or scores of records."""
 
     def __init__(self, config: Export, makers: list[str]) -> None:
         self.config, self._makers = config, makers
         self.name = f"export.{config.name}"
 
     def settings(self, context: Context) -> dict[str, Any]:
-        code = code_version("pipelines/export.py", "pipelines/card.py")
+        code = code_version("pipelines/export.py", "pipelines/pairs.py", "pipelines/card.py")
         return {**self.config.model_dump(mode="json"), "code": code}
 
     def units(self, context: Context) -> list[Unit]:
@@ -118,6 +114,8 @@ class ExportStage(Stage):
             stage: [asdict(unit) for unit in context.upstream(stage).units.values()]
             for stage in ("ingest", *self._makers)
         }
+        for stage, units in score_units(context.workspace).items():
+            upstream.setdefault(stage, [asdict(unit) for unit in units])
         # The card prints the whole recipe.
         fingerprint = digest([self.settings(context), context.recipe_hash, upstream])
         return [Unit("all", fingerprint)]
@@ -153,6 +151,12 @@ class ExportStage(Stage):
 
     def _tables(self, config: str, context: Context) -> Iterator[tuple[pa.Table, list[str]]]:
         """Batches in the export's schema, each with the ids of rows that the recipe leaves out."""
+        logps = reference_logps(context.workspace) if config in ("preference", "longpo") else {}
+        if config == "longpo":
+            for stage in self._makers:
+                for documents in conversations(context.upstream(stage), context.workspace, logps, BATCH_ROWS):
+                    yield documents, []
+            return
         table, id_column = _TABLE[config]
         stages = ["ingest"] if config == "documents" else self._makers
         schema, methods = SCHEMAS[config], self.config.methods
@@ -163,8 +167,20 @@ class ExportStage(Stage):
                     wanted = pc.is_in(batch.column("method"), pa.array(methods))
                     left_out = batch.filter(pc.invert(wanted)).column(id_column).to_pylist()
                     batch = batch.filter(wanted)
-                columns = [batch.column(id_column if name == "id" else name) for name in schema.names]
-                yield pa.table(columns, schema=schema), left_out
+                if config == "preference":
+                    yield with_logps(batch, logps), left_out
+                else:
+                    columns = [batch.column(id_column if name == "id" else name) for name in schema.names]
+                    yield pa.table(columns, schema=schema), left_out
+
+
+def exported_rows(folder: Path) -> dict[str, int]:
+    """Config -> how many rows a finished export holds of it."""
+    return {
+        config: sum(pq.read_metadata(path).num_rows for path in (folder / config).glob("train-*.parquet"))
+        for config in SCHEMAS
+        if (folder / config).is_dir()
+    }
 
 
 def _complete(folder: Path) -> bool:

@@ -19,7 +19,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 class Export(Model):
     name: Slug
-    configs: Annotated[tuple[Literal["sft", "preference", "documents"], ...], Field(min_length=1)] = (
+    configs: Annotated[tuple[Literal["sft", "preference", "longpo", "documents"], ...], Field(min_length=1)] = (
         "sft",
         "documents",
     )
@@ -80,6 +80,9 @@ class Recipe(Model):
                         f"export {export.name!r}: no step under 'generate' has the method {method!r}"
                         f"{suggestion(method, methods)}"
                     )
+            if "longpo" in export.configs and "longpo" not in (export.methods or methods):
+                what = "'generate'" if export.methods is None else "its 'methods'"
+                raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
 
     def _check_engines(self, generator: MethodConfig) -> None:

@@ -506,7 +506,7 @@ def test_preview_shows_rows_and_a_run_does_not_pay_for_them_again(tmp_path, caps
     titles = [line.split()[1] for line in out.splitlines() if line.startswith("=== ")]
     assert titles == ["generate.agentwrite", "generate.long_qa"]
     assert out.count("--- user\n") == out.count("--- assistant\n") == out.count("--- details\n") == 2
-    assert "rows without a sample" not in out
+    assert "rows without a record" not in out
     assert [path.name for path in workspace.iterdir()] == ["ledger.sqlite"]
     paid = len(engine.calls)
     assert paid == 6  # a question and its answer; a plan and its three paragraphs
