@@ -1,6 +1,7 @@
 """LongPO: the answer a model writes from a short chunk is preferred to the answer the same model writes from the whole
 document (arXiv 2502.13922, section 3; its repository's filters)."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from schemas.rows import Document, Messages, Preference
 from schemas.states import Reject, State
 
 MIN_LONG_WORDS = 2
+_POINTER = re.compile(r"\b(?:passage|excerpt|(?:this|given|above) text|text above)\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -124,7 +126,11 @@ class LongPO(Generator[Document]):
             count=count,
             language=language_name(language),
         )
-        instruction = llm.rng.choice(good_questions(text, count, turn.chunk))
+        found = good_questions(text, count, turn.chunk)
+        clear = [question for question in found if not _points_at_chunk(question, turn.chunk)]
+        if not clear:
+            raise Reject(State.FILTERED, "question_on_passage", found[0][:200])
+        instruction = llm.rng.choice(clear)
         if (tokens := llm.tokenizer.count(instruction)) > INSTRUCTION_TOKENS:
             told = f"{tokens} tokens, at most {INSTRUCTION_TOKENS}"
             raise Reject(State.INVALID_OUTPUT, "instruction_too_long", told)
@@ -193,6 +199,13 @@ class LongPO(Generator[Document]):
 
 def _standing(turns: list[Turn]) -> list[Turn]:
     return [turn for turn in turns if turn.reject is None]
+
+
+def _points_at_chunk(question: str, chunk: str) -> bool:
+    """Does it ask about "this passage", which a reader of the whole document does not know? Where the document itself
+    speaks of passages, the word may mean those."""
+    match = _POINTER.search(question)
+    return match is not None and match[0].casefold() not in chunk.casefold()
 
 
 def _folded(text: str) -> str:

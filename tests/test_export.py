@@ -197,7 +197,8 @@ def test_hostile_texts_stay_text(tmp_path, hostile):
     lines = text.split("\n")
     headings = [line for line in lines if line.startswith("#")]
     assert headings == [
-        "# small", "## Rows", "## Samples", "## Lengths in tokens", "## Documents: sources and licences",
+        "# small", "## Rows", "## Samples", "## Lengths in tokens", "## Preferences",
+        "## Lengths of preferences in characters", "## Documents: sources and licences",
         "## Instructions: sources and licences",
         "## What became of every row", "## Model calls", "## Provenance", "## Recipe with all defaults",
     ]  # fmt: skip

@@ -466,6 +466,23 @@ def test_the_same_instruction_twice_in_one_document_is_dropped(tmp_path: Path) -
     assert [turn["reason"] for turn in pair.details["dropped_turns"]] == ["repeated_instruction"] * 3
 
 
+def test_questions_on_this_passage_mean_nothing_to_a_reader_of_the_whole_document(tmp_path: Path) -> None:
+    on_passage = [" What does the passage say?", "2. Why is THIS text so?", "3. What is the text above on?"]
+    outcome, engine = run(tmp_path / "a", script(ask="\n".join([*on_passage, "4. An excerpt of what?"])), turns=1)
+    assert (outcome.state, outcome.reason, len(engine.calls)) == (State.FILTERED, "question_on_passage", 1)
+    outcome, _ = run(tmp_path / "b", script(ask="\n".join([*on_passage, "4. How many chairs are there?"])), turns=1)
+    assert outcome.preferences[0].details["instruction"] == "How many chairs are there?"
+    text = TEXT.replace("room", "passage")  # a document that has passages of its own
+    outcome, _ = run(
+        tmp_path / "c",
+        script(GOOD, OTHER, ask=" Which passage is it?", document=text),
+        Document("doc-1", text, "texts", "en"),
+        turns=1,
+        questions=1,
+    )
+    assert outcome.preferences[0].details["instruction"] == "Which passage is it?"
+
+
 def test_an_instruction_must_leave_room_for_the_document(tmp_path: Path) -> None:
     longest = " ".join(f"w{n}" for n in range(257))
     steps = {"questions": {"max_tokens": 300}, "chosen": {"max_tokens": 60}, "rejected": {"max_tokens": 60}}

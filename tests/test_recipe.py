@@ -99,7 +99,7 @@ BAD = [
     (
         ["generate", 0, "method"],
         "longqa",
-        "generate[0]: method 'longqa' is unknown, did you mean 'long_qa'?; known: agentwrite, long_qa",
+        "generate[0]: method 'longqa' is unknown, did you mean 'long_qa'?; known: agentwrite, long_qa, longpo",
     ),
     (
         ["generate", 0, "engine"],
@@ -142,7 +142,7 @@ BAD = [
     (
         ["export", 0, "configs"],
         ["sftt"],
-        "export[0].configs[0]: input should be 'sft', 'preference' or 'documents', not 'sftt'",
+        "export[0].configs[0]: input should be 'sft', 'preference', 'longpo' or 'documents', not 'sftt'",
     ),
     (["export", 0, "configs"], ["sft", "sft"], "export[0].configs: each config once, not sft, sft"),
     (
