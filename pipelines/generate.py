@@ -52,6 +52,7 @@ class GenerateStage(Stage):
                 "generators/runner.py",
                 "pipelines/generate.py",
                 "pipelines/rows.py",
+                f"schemas/methods/{self.config.method}.py",
                 "schemas/tables.py",
             ),
         }

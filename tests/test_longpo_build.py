@@ -11,10 +11,12 @@ import pytest
 
 from generators.engines.base import ChatRequest, Identity
 from generators.engines.scripted import ScriptedEngine
-from pipelines.build import build
+from pipelines.build import build, opened
 from pipelines.catalog import query
+from pipelines.export import ExportStage
 from pipelines.manifest import Manifest, UnitRecord, load_manifest
 from pipelines.shards import write_rows
+from pipelines.stages import execute
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 from schemas.ids import content_id
@@ -255,6 +257,27 @@ def test_reference_scores_come_into_the_exports_and_new_ones_again(tmp_path: Pat
     before = (workspace.exports / "out").stat().st_ino
     make(path, workspace.root, stage="export")
     assert (workspace.exports / "out").stat().st_ino == before  # the same scores: nothing to do
+
+
+def test_a_score_stage_among_the_makers_must_have_run_and_brings_no_rows(tmp_path: Path) -> None:
+    path, workspace = small(tmp_path), Workspace(tmp_path / "w")
+    make(path, workspace.root)
+
+    async def export() -> Manifest:
+        async with opened(path, workspace) as (context, _):
+            return await execute(ExportStage(context.recipe.export[0], ["generate.longpo", "score.it"]), context)
+
+    with pytest.raises(UserError, match=r"stage score\.it has not finished"):
+        asyncio.run(export())
+    ids = [row_id for (row_id,) in query(workspace, "SELECT preference_id FROM preferences")[1]]
+    score(workspace, "score.it", dict.fromkeys(ids, (-1.0, -2.0)))
+    assert asyncio.run(export()).rows_in == len(ids) + 3
+    found = load(workspace.exports / "out", tmp_path, "preference")["preference"]
+    assert [(row["id"], row["ref_chosen_logps"], row["ref_rejected_logps"]) for row in found] == [
+        (row_id, -1.0, -2.0) for row_id in ids
+    ]
+    card = (workspace.exports / "out" / "README.md").read_text("utf-8")
+    assert f"| longpo | texts | en | {len(ids)} | 3 | {len(ids)} |" in card
 
 
 def test_scores_of_two_stages_for_one_pair_are_refused(tmp_path: Path) -> None:
