@@ -47,7 +47,7 @@ class Turn:
         except Reject as reject:
             if reject.state in (State.FAILED, State.OVER_BUDGET):
                 raise
-            self.reject = reject
+            self.reject = reject.with_traceback(None)  # which would keep the document in memory
 
 
 class LongPO(Generator[Document]):
