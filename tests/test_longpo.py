@@ -532,11 +532,16 @@ BAD: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("step", ["questions", "chosen", "rejected"])
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        (step, kind)
+        for step in ("questions", "chosen", "rejected")
+        for kind in BAD
+        if step == "questions" or kind not in ("half JSON", "wrong count")  # an answer may be any text
+    ],
+)
 def test_bad_replies_at_any_step_leave_a_reason_and_no_record(tmp_path: Path, step: str, kind: str) -> None:
-    if step != "questions" and kind in ("half JSON", "wrong count"):
-        pytest.skip("an answer may be any text")
     reply = script(**{"ask" if step == "questions" else step: BAD[kind]})
     outcome, _ = run(tmp_path, reply)
     assert outcome.state not in (State.OK, State.FAILED) and outcome.reason and outcome.records == []
