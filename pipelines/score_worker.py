@@ -58,9 +58,7 @@ def _rejected(row_id: str, reject: Reject) -> Answer:
     return _answer(row_id, reject.state, reject.reason, reject.detail)
 
 
-def _answer(
-    row_id: str, state: State, reason: str = "", detail: str = "", values: list[float] | None = None
-) -> Answer:
+def _answer(row_id: str, state: State, reason: str = "", detail: str = "", values: list[float] | None = None) -> Answer:
     return {"row": row_id, "state": state.value, "reason": reason, "detail": detail[:500], "values": values}
 
 

@@ -180,7 +180,9 @@ def test_a_preference_made_twice_is_scored_once_and_stands_once_in_the_view(tmp_
 
 def test_a_process_that_dies_ends_the_run_with_one_clear_error_and_the_next_run_goes_on(tmp_path, model, monkeypatch):
     (tmp_path / "site").mkdir()
-    killer = "import os, signal, sys\nif 'pipelines.score_worker' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)"
+    killer = (
+        "import os, signal, sys\nif 'pipelines.score_worker' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)"
+    )
     (tmp_path / "site" / "sitecustomize.py").write_text(killer)
     workspace = Workspace(tmp_path / "workspace")
     path = recipe(tmp_path, model)
