@@ -1,4 +1,4 @@
-"""The stage score: numbers beside rows. So far `ref_logps`, for preferences, into `scores_ref_logps` and `row_states`."""
+"""The stage score: numbers beside rows. So far `ref_logps` for preferences, into `scores_ref_logps`."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class ScoreStage(Stage):
             name=self._model.name,
             folder=str(self._model.path),
             adapter=None if adapter is None else str((self.engines.base_dir / adapter).resolve()),
-            dtype=self.config.dtype or getattr(engine, "dtype", "auto"),
+            dtype=self.config.dtype or str(getattr(engine, "dtype", "auto")),
             window=model_window(self._model.path),
             batch_tokens=self.config.batch_tokens,
         )
@@ -83,10 +83,10 @@ class ScoreStage(Stage):
         wrote = context.upstream(maker).settings.get("engine") or {}
         reads = self.engines.facts(self.config.engine)
         if (wrote.get("model"), wrote.get("revision")) != (reads["model"], reads["revision"]):
+            one, other = (f"{facts.get('model')} ({facts.get('revision')})" for facts in (wrote, reads))
             raise UserError(
-                f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage {maker} used "
-                f"{wrote.get('model')} ({wrote.get('revision')}), engine {self.config.engine!r} is {reads['model']} "
-                f"({reads['revision']})"
+                f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage {maker} "
+                f"used {one}, engine {self.config.engine!r} is {other}"
             )
 
     def _shards(self, context: Context) -> Iterator[tuple[str, Shard]]:

@@ -1,4 +1,4 @@
-"""The scorer's process, as its parent sees it: memory comes back when it ends, and a crash does not take the flow along.
+"""The scorer's process as its parent sees it: its memory comes back, and its crash does not take the flow along.
 
 One JSON line a message. To the process: its configuration, then jobs (a Parquet part and the ids of its rows; it reads
 the texts itself). From it: `ready` once, a line for each row, `end` after each job, or `error`. Its log is stderr.

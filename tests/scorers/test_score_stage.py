@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -222,7 +221,8 @@ def test_no_process_stays_and_torch_is_not_in_this_one(tmp_path, model):
         "from pipelines.build import build\n"
         "from pipelines.workspace import Workspace\n"
         "from tests.support import scripted\n"
-        f"asyncio.run(build(Path({str(path)!r}), Workspace(Path({str(tmp_path / 'w')!r})), make_engine=lambda *_: scripted()))\n"
+        f"recipe, workspace = Path({str(path)!r}), Workspace(Path({str(tmp_path / 'w')!r}))\n"
+        "asyncio.run(build(recipe, workspace, make_engine=lambda *_: scripted()))\n"
         "print(json.dumps(['torch' in sys.modules, [c.name() for c in psutil.Process().children(recursive=True)]]))\n"
     )
     import subprocess
@@ -239,7 +239,7 @@ def test_a_row_that_gets_no_answer_fails_the_run(tmp_path, model, monkeypatch):
             yield {"row": row_id, "state": "ok", "reason": "", "detail": "", "values": [-1.0, -2.0]}
 
     monkeypatch.setattr("pipelines.scorer_process.ScorerProcess.score", forgetful)
-    with pytest.raises(ConservationError, match="stage score.ref_logps"):
+    with pytest.raises(ConservationError, match=r"stage score\.ref_logps"):
         run(recipe(tmp_path, model), Workspace(tmp_path / "workspace"))
 
 
@@ -350,4 +350,4 @@ def test_a_servers_answers_are_scored_with_the_weights_that_the_entry_names(tmp_
     workspace = Workspace(tmp_path / "workspace")
     run(path, workspace)
     assert rows(workspace, "SELECT count(*), count(ref_chosen_logps) FROM preferences") == [(4, 4)]
-    assert os.listdir(workspace.logs) != []
+    assert len(list(workspace.logs.glob("scorer-*.log"))) == 1
