@@ -3,14 +3,18 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from filters.scorers.chat import encode_pair
+from flows.cli import main
 from generators import registry
 from pipelines.build import build, make_stages, opened
 from pipelines.catalog import query
@@ -225,9 +229,6 @@ def test_no_process_stays_and_torch_is_not_in_this_one(tmp_path, model):
         "asyncio.run(build(recipe, workspace, make_engine=lambda *_: scripted()))\n"
         "print(json.dumps(['torch' in sys.modules, [c.name() for c in psutil.Process().children(recursive=True)]]))\n"
     )
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [False, []]
@@ -351,3 +352,29 @@ def test_a_servers_answers_are_scored_with_the_weights_that_the_entry_names(tmp_
     run(path, workspace)
     assert rows(workspace, "SELECT count(*), count(ref_chosen_logps) FROM preferences") == [(4, 4)]
     assert len(list(workspace.logs.glob("scorer-*.log"))) == 1
+
+
+def test_the_scorers_process_ends_when_its_parent_is_killed(tmp_path, model):
+    """The parent dies while the process waits for a job, with the pipe held open by someone else."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'pipelines.score_worker', str(os.getpid())],\n"
+        "    stdin=sys.stdin, stdout=subprocess.DEVNULL, start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    root = Path(__file__).parents[2]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}
+    with subprocess.Popen([sys.executable, "-c", code], **options) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        worker.wait(timeout=30)  # raises TimeoutExpired if it stays
+
+
+def test_check_and_status_know_the_stage(done, model, tmp_path, capsys):
+    _, workspace = done
+    engines = {"writer": {"type": "transformers", "model": str(model), "max_model_len": 4096}}
+    path = recipe(tmp_path, model, TEXTS, engines=engines)
+    for command, expected in (["check", str(path)], "score 'ref_logps': model tiny"), (["status"], "score.ref_logps"):
+        assert main([*command, "--workspace", str(workspace.root)]) == 0
+        assert expected in capsys.readouterr().out
