@@ -8,6 +8,7 @@ from pathlib import Path
 from generators.base import PROMPT_RESERVE
 from pipelines.engine_pool import EnginePool
 from pipelines.runs import versions
+from pipelines.score import scored_model
 from pipelines.sources import inputs
 from pipelines.stages import Context
 from schemas.engines import OpenAIEngine
@@ -64,3 +65,8 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
             yield f"generate {generator.name!r}: answers of up to {longest} tokens fit the window"
         if generator.input == "documents" or not generator.steps:
             engines.tokenizer(generator.engine)
+    for score in context.recipe.score:
+        if find_spec("torch") is None:
+            raise UserError(f"score {score.name!r} needs torch: install longloom[cpu] or longloom[gpu]")
+        model = scored_model(score, engines).name
+        yield f"score {score.name!r}: model {model}, read by torch in a process of its own"

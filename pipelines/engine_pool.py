@@ -12,6 +12,7 @@ from generators.engines.none import NoEngine
 from generators.ledger import Ledger
 from generators.models import load_tokenizer, model_window, resolve_model
 from generators.runner import Runner
+from pipelines.scorer_process import ScorerConfig, ScorerProcess
 from schemas.engines import EngineConfig, LocalEngine, OpenAIEngine
 from schemas.errors import UserError
 from schemas.recipe import Recipe
@@ -36,6 +37,7 @@ class EnginePool:
         self._ledger: Ledger | None = None
         self._engines: dict[str, Engine] = {}
         self._runners: dict[str | None, Runner] = {}
+        self._scorer: ScorerProcess | None = None
         self._changing = asyncio.Lock()  # units of a stage ask for their runner at the same time
 
     def engine(self, name: str) -> Engine:
@@ -91,12 +93,27 @@ class EnginePool:
             if name not in self._runners:
                 if name is not None and self._is_local(name):
                     await self._close_local(keep={name, *beside})
+                    await self._close_scorer()
                 if self._ledger is None:
                     self._ledger = Ledger(self._ledger_path)
                 engine = NoEngine() if name is None else self.engine(name)
                 window = 0 if name is None else await self.window(name)
                 self._runners[name] = Runner(engine, self._ledger, window, self.tokenizer(name), self.recipe.seed)
             return self._runners[name]
+
+    async def scorer(self, config: ScorerConfig) -> ScorerProcess:
+        """The scoring process of a model. All local engines and another model's scorer are closed first."""
+        async with self._changing:
+            await self._close_local(keep=set())
+            if self._scorer is None or self._scorer.config != config or not self._scorer.alive:
+                await self._close_scorer()
+                self._scorer = ScorerProcess(config, self.log_dir)
+            return self._scorer
+
+    async def _close_scorer(self) -> None:
+        if self._scorer is not None:
+            scorer, self._scorer = self._scorer, None
+            await scorer.close()
 
     def _is_local(self, name: str) -> bool:
         return not isinstance(self.configs[name], OpenAIEngine)
@@ -107,6 +124,7 @@ class EnginePool:
             await self._engines.pop(name).close()
 
     async def close(self) -> None:
+        await self._close_scorer()
         for engine in self._engines.values():
             await engine.close()
         self._engines.clear()

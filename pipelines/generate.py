@@ -144,13 +144,14 @@ class GenerateStage(Stage):
 
     def _preference_row(self, outcome: Outcome, pair: Preference, runner: Runner, context: Context) -> Row:
         prompt = messages_column(pair.prompt)
+        short = None if pair.short_prompt is None else messages_column(pair.short_prompt)
         return {
             **self._provenance(outcome, pair, runner, context),
-            "preference_id": content_id("prf", [self.config.method, prompt, pair.chosen, pair.rejected]),
+            "preference_id": content_id("prf", [self.config.method, prompt, pair.chosen, pair.rejected, short]),
             "prompt": prompt,
             "chosen": messages_column((("assistant", pair.chosen),)),
             "rejected": messages_column((("assistant", pair.rejected),)),
-            "short_prompt": None if pair.short_prompt is None else messages_column(pair.short_prompt),
+            "short_prompt": short,
         }
 
     def _provenance(self, outcome: Outcome, record: Record, runner: Runner, context: Context) -> Row:

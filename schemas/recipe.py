@@ -12,8 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
+from schemas.scores import ScoreConfig
 from schemas.sources import AnySource
 
+_WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -45,7 +47,7 @@ class Export(Model):
 
 
 class Recipe(Model):
-    """What to build. Stages run in this order: ingest, generate (each in turn), export."""
+    """What to build. Stages run in this order: ingest, generate and score (each in turn), export."""
 
     name: Slug
     description: str = ""
@@ -55,6 +57,7 @@ class Recipe(Model):
     instructions: tuple[AnySource, ...] = ()
     engines: dict[Slug, EngineConfig] = {}
     generate: tuple[MethodConfig, ...] = ()
+    score: tuple[ScoreConfig, ...] = ()
     export: tuple[Export, ...] = ()
 
     @model_validator(mode="after")
@@ -64,6 +67,7 @@ class Recipe(Model):
         for what, names in (
             ("source", [s.name for s in (*self.documents, *self.instructions)]),
             ("generate", [g.name for g in self.generate]),
+            ("score", [s.name for s in self.score]),
             ("export", [e.name for e in self.export]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -72,6 +76,8 @@ class Recipe(Model):
         for generator in self.generate:
             self._check_engines(generator)
             self._check_sources(generator)
+        for number, score in enumerate(self.score):
+            self._check_score(score, self.score[:number])
         methods = {generator.method for generator in self.generate}
         for export in self.export:
             for method in export.methods or ():
@@ -105,6 +111,38 @@ class Recipe(Model):
                     f"engine {name!r} (server: openai) cannot do"
                 )
 
+    def _check_score(self, score: ScoreConfig, earlier: tuple[ScoreConfig, ...]) -> None:
+        if score.engine not in self.engines:
+            close = suggestion(score.engine, self.engines)
+            raise ValueError(f"score {score.name!r}: no engine {score.engine!r} under 'engines'{close}")
+        engine = self.engines[score.engine]
+        if isinstance(engine, OpenAIEngine) and score.model is None:
+            raise ValueError(
+                f"score {score.name!r}: engine {score.engine!r} is a server, which gives no log-probabilities of given "
+                "answers; name the model it serves under 'model' (a folder, a hub name or wheel:NAME)"
+            )
+        if not isinstance(engine, OpenAIEngine) and score.model is not None:
+            raise ValueError(
+                f"score {score.name!r}: 'model' is for engines that are servers; engine {score.engine!r} names its own"
+            )
+        made = {generator.method for generator in self.generate}
+        for method in score.methods or ():
+            if method not in made:
+                raise ValueError(
+                    f"score {score.name!r}: no step under 'generate' has the method {method!r}"
+                    f"{suggestion(method, made)}"
+                )
+        for other in earlier:  # a preference has one pair of numbers
+            if score.methods is None or other.methods is None or set(score.methods) & set(other.methods):
+                raise ValueError(f"score {score.name!r} and {other.name!r} score the same preferences")
+        for generator in self.generate:
+            writer = None if generator.engine is None else self.engines[generator.engine]
+            if score.reads(generator.method) and (writer is None or not same_weights(writer, engine)):
+                raise ValueError(
+                    f"score {score.name!r}: the reference must be the model that wrote the answers: generate "
+                    f"{generator.name!r} uses engine {generator.engine!r}, not {score.engine!r}"
+                )
+
     def _check_sources(self, generator: MethodConfig) -> None:
         offered = {s.name for s in getattr(self, generator.input, ())}
         if not offered and generator.input != "nothing":
@@ -115,3 +153,7 @@ class Recipe(Model):
                     f"generate {generator.name!r}: no source {name!r} under {generator.input!r}"
                     f"{suggestion(name, offered)}"
                 )
+
+
+def same_weights(one: EngineConfig, other: EngineConfig) -> bool:
+    return all(getattr(one, key, None) == getattr(other, key, None) for key in _WEIGHTS)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filters.scorers.core import torch_dtype
 from generators.engines.backend import Backend
 from generators.engines.base import BadRequest, ChatRequest, Completion, EngineError, EngineInfo, Sampling
 from generators.engines.chat_format import ChatFormat
@@ -59,7 +60,7 @@ class TransformersBackend(Backend):
             self._device = torch.device(device)
         except RuntimeError as error:
             raise UserError(f"engine device {device!r}: {error}") from error
-        dtype = _dtype(self.config["dtype"], self._device.type)
+        dtype = torch_dtype(self.config["dtype"], self._device.type)
         options = {"attn_implementation": register()} if self._device.type == "cpu" else {}
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
         self._model: Any = model.to(self._device).eval()
@@ -181,15 +182,3 @@ def choose_batch(waiting: Sequence[_Waiting], batch_size: int, batch_tokens: int
             break
         batch.append(other)
     return batch
-
-
-def _dtype(name: str, device: str) -> Any:
-    """`auto` is the checkpoint's own type; on a CPU only where the CPU computes with bfloat16 itself."""
-    import torch
-
-    if name != "auto":
-        return getattr(torch, name)
-    if device != "cpu":
-        return "auto"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,199 @@
+"""One forward pass of a causal language model per sample, and what scorers read from it.
+
+The decoder runs once over prompt and response. Only the hidden states that predict response tokens go through the
+model's head, a block of rows at a time: no logits of prompt rows, and never a matrix of length x vocabulary. torch and
+transformers are imported when a core is made.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import UserError
+from schemas.states import Reject, State
+
+_BLOCK_BYTES = 128 * 2**20  # of float32 logits that exist at once; log-sum-exp needs as much again
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A sample as token ids: what the model reads, and what it is scored on."""
+
+    prompt: Sequence[int]
+    response: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`logps`: natural logarithm of each response token's probability given all tokens before it; a float32 tensor
+    (response tokens,) on the CPU."""
+
+    logps: Any
+
+    def sum(self) -> float:
+        """Added up in float64: the terms of a long answer would lose digits in float32."""
+        return float(self.logps.double().sum())
+
+
+class ScorerCore:
+    """A model that reads samples. `folder`: in the Hugging Face layout. `adapter`: a PEFT adapter folder on top of it.
+    `window`: the most tokens of a sample (default: no limit). `batch_tokens`: the most tokens of a batch, padding
+    counted; a longer sample is a batch of its own. Raises UserError where model or adapter cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dtype: str = "auto",
+        device: str | None = None,
+        adapter: Path | None = None,
+        window: int | None = None,
+        batch_tokens: int = 32_768,
+    ) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype(dtype, self.device.type))
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+        self.model = model.to(self.device).eval()
+        self._decoder = self.model.get_decoder()
+        self._window, self._batch_tokens = window, batch_tokens
+        self._block_rows = max(1, _BLOCK_BYTES // 4 // self.model.get_output_embeddings().weight.shape[0])
+
+    def read(self, samples: Sequence[Tokens]) -> list[Reading | Reject]:
+        """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window
+        (over_budget), for which memory does not suffice even alone (failed), or whose numbers are not finite."""
+        results: dict[int, Reading | Reject] = {}
+        fitting: list[int] = []
+        for index, sample in enumerate(samples):
+            assert sample.prompt, "the first token of a response is predicted by the prompt's last"
+            if self._window is not None and len(sample) > self._window:
+                detail = f"{len(sample)} tokens, the model's window is {self._window}"
+                results[index] = Reject(State.OVER_BUDGET, "longer_than_window", detail)
+            else:
+                fitting.append(index)
+        for batch in batches(fitting, [len(sample) for sample in samples], self._batch_tokens):
+            results.update(zip(batch, self._read_halving([samples[index] for index in batch]), strict=True))
+        return [results[index] for index in range(len(samples))]
+
+    def _read_halving(self, batch: list[Tokens]) -> list[Reading | Reject]:
+        """Where memory does not suffice: the two halves, one after the other."""
+        try:
+            return list(self._read_batch(batch))
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+        # Here, and not inside `except`: the exception holds the frames, and these the tensors.
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            detail = f"{len(batch[0])} tokens on {self.device}"
+            return [Reject(State.FAILED, "out_of_memory", detail)]
+        middle = len(batch) // 2
+        return self._read_halving(batch[:middle]) + self._read_halving(batch[middle:])
+
+    def _read_batch(self, batch: list[Tokens]) -> Iterator[Reading | Reject]:
+        """Padding goes to the right and needs no mask: under causal attention no token sees what comes after it."""
+        import torch
+
+        width = max(len(sample) for sample in batch)
+        ids = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, sample in enumerate(batch):
+            ids[row, : len(sample)] = torch.tensor([*sample.prompt, *sample.response])
+        ids = ids.to(self.device)
+        with torch.inference_mode():
+            output = self._decoder(input_ids=ids, use_cache=False)
+            logps = self._response_logps(output, ids, batch).cpu()
+        for one in logps.split([len(sample.response) for sample in batch]):
+            if bool(one.isfinite().all()):
+                yield Reading(one.clone())
+            else:
+                yield Reject(State.INVALID_OUTPUT, "not_finite", f"in {self.model.dtype} on {self.device}")
+
+    def _response_logps(self, output: Any, ids: Any, batch: list[Tokens]) -> Any:
+        """Log-probabilities of all response tokens of a batch, one after the other: float32 (tokens,)."""
+        import torch
+
+        places = [
+            (row, column)
+            for row, sample in enumerate(batch)
+            for column in range(len(sample.prompt), len(sample))
+        ]  # fmt: skip
+        rows, columns = torch.tensor(places, device=self.device, dtype=torch.long).reshape(-1, 2).unbind(1)
+        hidden = output.last_hidden_state
+        logps = torch.empty(len(places), dtype=torch.float32, device=self.device)
+        for start in range(0, len(places), self._block_rows):
+            block = slice(start, start + self._block_rows)
+            # The token at a column is predicted by the hidden state before it.
+            logits = self._head(output, hidden[rows[block], columns[block] - 1]).float()
+            targets = ids[rows[block], columns[block]]
+            logps[block] = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+        return logps
+
+    def _head(self, output: Any, hidden: Any) -> Any:
+        """Logits (rows, vocabulary) of hidden states (rows, size), by the model's own code after its decoder: some
+        architectures scale or cap their logits there. The decoder stands aside meanwhile."""
+        output.last_hidden_state = hidden[None]
+
+        def finished(*_: Any, **__: Any) -> Any:
+            return output
+
+        self._decoder.forward = finished
+        try:
+            dummy = hidden.new_zeros((1, hidden.shape[0])).long()
+            return self.model(input_ids=dummy, use_cache=False).logits[0]
+        finally:
+            del self._decoder.forward
+
+
+def batches(indices: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Groups of similar length whose padded size is at most `batch_tokens`, longest first, so that memory which does
+    not suffice shows at the start. `lengths` are those of all samples."""
+    batch: list[int] = []
+    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def torch_dtype(name: str, device: str) -> Any:
+    """`auto` is the checkpoint's own type; on a CPU only where the CPU computes with bfloat16 itself."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device != "cpu":
+        return "auto"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    """The model with the adapter's layers in place; its own forward then runs through them. Not merged: sums of
+    bfloat16 weights would be rounded."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise UserError(f"adapter {adapter}: needs peft: install longloom[train]") from error
+    wrapped = PeftModel.from_pretrained(model, str(adapter))
+    if wrapped.active_peft_config.is_prompt_learning:
+        raise UserError(f"adapter {adapter}: adapters that add virtual tokens to the prompt cannot be scored")
+    return wrapped.get_base_model()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch has a class for it; on a CPU its allocator raises a RuntimeError."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
