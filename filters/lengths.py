@@ -72,8 +72,8 @@ def length_score(required: int, produced: int) -> float:
 
 
 def required_words(text: str) -> int | None:
-    """The one length a request demands, in words ("1,000 words", "a 1.5k-word essay", "三千字", "字数：800"); a bound is
-    one too ("at least 800 words"). None when it names none, two different ones, a range, or that of each part."""
+    """The one length a request demands, in words ("1,000 words", "a 1.5k-word essay", "三千字", "字数：800"); a bound
+    is one too ("at least 800 words"). None when it names none, two different ones, a range, or that of each part."""
     found = set(_demands(text))
     return found.pop() if len(found) == 1 else None
 

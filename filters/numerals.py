@@ -23,11 +23,11 @@ _VALUES = {**_ENGLISH, **_CHINESE, "a": 1}
 _WORD = "|".join(sorted((*_ENGLISH, "hundred", "thousand"), reverse=True))
 _HAN = "零〇一二三四五六七八九两兩十百千万萬"
 _DIGITS = r"(?<!\d)(?<!\d[.,])(?:\d{1,3}(?:,\d{3})+|\d{1,9}(?:\.\d{1,3})?)(?!\d|[.,]\d)"
-# Twelve pieces at most, none given back: no text takes long to read. "几百", "上千" and "百" alone say no number;
+# Twenty pieces at most, none given back: no text takes long to read. "几百", "上千" and "百" alone say no number;
 # "第三" and "前500" count something else.
 _FIGURES = (
     rf"(?<![A-Za-z第前{_HAN}])(?:{_DIGITS}|[零〇一二三四五六七八九两兩]|(?<![几幾数數])十)"
-    rf"(?:[ \u3000]?(?:{_DIGITS}|[{_HAN}]|[kw](?![a-z]))){{0,11}}+(?:[ -](?:hundred|thousand)(?![a-z]))?+"
+    rf"(?:[ \u3000]?(?:{_DIGITS}|[{_HAN}]|[kw](?![a-z]))){{0,19}}+(?:[ -](?:hundred|thousand)(?![a-z]))?+"
 )
 _SPELLED = (
     rf"(?<![A-Za-z-])(?:a(?=[ -](?:hundred|thousand))|(?:{_WORD})(?<!hundred)(?<!thousand))(?![a-z])"

@@ -12,6 +12,8 @@ _ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
     "long_qa": "generators.long_qa:LongQA",
+    "minimum_tuning": "generators.minimum_tuning:MinimumTuning",
+    "writing_dpo": "generators.writing_dpo:WritingDPO",
 }
 
 

@@ -6,5 +6,7 @@ from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
 from schemas.methods.long_qa import LongQA
+from schemas.methods.minimum_tuning import MinimumTuning
+from schemas.methods.writing_dpo import WritingDPO
 
-MethodConfig = Annotated[AgentWrite | LongQA, Field(discriminator="method")]
+MethodConfig = Annotated[AgentWrite | LongQA | MinimumTuning | WritingDPO, Field(discriminator="method")]
