@@ -15,10 +15,8 @@ _SPELLED_FROM = 20  # "in two words", "四字成语", "八字" and "十字路口
 
 _SPACE = "[ \u00a0\u3000]?"
 _MORE = r"(?:\s?\+|[多余餘来來]| plus| or (?:so|more|less|fewer))?"
-_LENGTH = (
-    rf"(?P<number>{NUMBER}){_MORE}"
-    rf"(?P<range>{_SPACE}(?:[-–—~～－/至到或]+|to|and|or){_SPACE}{NUMBER}{_MORE})?"
-)  # fmt: skip
+_TO = r"(?:[-–—~～－/至到或]+|不超过|不多于|to|and|or|(?:(?:but|and) )?(?:at most|not? more than|up to))"
+_LENGTH = rf"(?P<number>{NUMBER}){_MORE}(?P<range>,?{_SPACE}{_TO}{_SPACE}{NUMBER}{_MORE})?"
 # What follows "words" or "字" where these are parts of other nouns: word problems, Word files, 字母, 字节, 字符.
 _NOUNS = "problem|search|puzzle|game|pair|list|cloud|doc|file|template|table"
 _UNIT = (
@@ -42,7 +40,8 @@ _EACH_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _EACH_AFTER = re.compile(
-    r"\s?(?:/\s?[^\W\d]|(?:per|each|apiece|every|a (?:day|week|page|minute|chapter))(?![a-z])|每|一[篇章段节節])",
+    r"\s?(?:/\s?[^\W\d]|(?:per|each|apiece|every|a (?:day|week|page|minute)(?! (?:in|of|at|on)))(?![a-z])"
+    r"|每|一[篇章段节節])",
     re.IGNORECASE,
 )
 # "A picture is worth a thousand words"; "the first 500 words" are those of another text.

@@ -40,6 +40,7 @@ def test_the_lengths_of_the_specification(text: str, length: int) -> None:
         ("one thousand two hundred and fifty words", 1250), ("A hundred thousand words", 100_000), ("fifty words", 50),
         ("5 thousand words", 5000), ("2.5 thousand words", 2500), ("Word count: 1,200", 1200),
         ("The word count should be around 900.", 900), ("300 English words", 300),
+        ("Describe in 150 words a day in the life of a doctor", 150), ("Cover every aspect of it in 1000 words", 1000),
         ("一千五百字", 1500), ("一千五字", 1500), ("一千零五字", 1005), ("一千零五十字", 1050), ("1500 字以上", 1500),
         ("１０００字", 1000), ("1万5千字", 15000), ("3千5百字", 3500), ("三万五千字", 35000), ("十五万字", 150_000),
         ("两千个字", 2000), ("五千個字", 5000), ("1.5万字", 15000), ("2k字", 2000), ("2w字", 20000), ("二十字", 20),
@@ -79,7 +80,9 @@ def test_what_demands_no_length(text: str) -> None:
         "500 words or 900 words", "300字，不对，400字", "500 words, 三千字",
         "500 words per chapter", "each chapter should be about 500 words", "each of the five parts must be 300 words",
         "five letters, 500 words each", "每篇400字左右", "分两部分写，各写1000字", "800字/篇",
-        "reads 200 words a minute", "1 000 words", "1.500 words", "3.5 words", "5 100 word stories", "二〇二四字",
+        "reads 200 words a minute", "500 words a day", "1 000 words", "1.500 words", "3.5 words", "5 100 word stories",
+        "二〇二四字", "at least 500 but no more than 800 words", "at least 500 and at most 800 words",
+        "不少于500不超过800字",
     ],
 )  # fmt: skip
 def test_two_lengths_ranges_lengths_of_parts_and_riddles_are_no_single_length(text: str) -> None:
