@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generators import prompts
+from generators.echo import is_echo
 from generators.judges.quality import DIMENSIONS, SCHEMA, QualityScore, judge_quality, read_quality
 from schemas.states import Reject, State
 
@@ -158,3 +160,16 @@ def test_methods_share_the_prompt_of_a_judge_and_its_version() -> None:
     assert prompts.template("writing_dpo", "answer") == "writing_dpo/answer"
     assert prompts.source("writing_dpo", "quality") == prompts.source("judges", "quality")
     assert prompts.version("writing_dpo", "quality") == prompts.version("judges", "quality")
+
+
+def test_an_honest_analysis_is_no_echo_of_the_prompt_and_a_copied_prompt_is() -> None:
+    prompt = prompts.render("writing_dpo", "quality", {"instruction": "Write a letter.", "answer": "Dear you."})
+    analysis = (
+        "The whole task is fulfilled and nothing else is done. Its statements are correct and agree with one another. "
+        "The order is sensible, and every part follows from the last. The wording is plain and exact, and nothing "
+        "repeats itself. Enough sides of the subject are shown, and shown closely. It is lively, well formed and worth "
+        "reading to the end."
+    )
+    assert not is_echo(reply(5, 4, 3, 2, 1, 5, analysis=analysis), "writing_dpo", "quality", prompt)
+    for line in prompt.splitlines()[8:]:
+        assert is_echo(line, "writing_dpo", "quality", prompt) == (len(re.findall(r"\w+", line)) >= 6)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from filters.lengths import word_count
+from generators.base import RowSize
 from generators.engines.base import BadRequest, ChatRequest, Completion, Identity
 from generators.engines.scripted import ScriptedEngine
 from generators.judges.quality import DIMENSIONS
@@ -235,6 +236,16 @@ def test_bad_replies_at_either_step_leave_no_record_and_a_reason(tmp_path: Path,
         assert outcome.state is not State.OK and outcome.reason and outcome.records == []
     assert (judging.state, judging.reason) == (State.INVALID_OUTPUT, "not_judged")
     assert (answering.state, answering.reason) == (State.FILTERED, "too_few_answers")
+
+
+def test_the_estimate_counts_every_answer_and_every_rating_of_it() -> None:
+    config = Config.model_validate({"method": "writing_dpo", "engine": "w", "answers": 3})
+    size = RowSize("ins-1", 7, "Write 1,000 words about the harbour.")
+    cost = WritingDPO(config).cost([size, size], window=32768)
+    assert cost.requests == 2 * (3 + 3)
+    assert cost.answer_tokens == 2 * 3 * (1400 + 250)  # 1.4 tokens a word
+    assert cost.answer_tokens_max == 2 * 3 * (32_768 + 1024)
+    assert cost.prompt_tokens == 2 * 3 * (7 + 7 + 1400 + 300) and cost.cached_tokens == 2 * 2 * 7
 
 
 # ------------------------------------------------------------ in a recipe
