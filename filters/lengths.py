@@ -13,7 +13,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W\d_{_CJK}]+")
 _SPELLED_FROM = 20  # "in two words", "四字成语", "八字" and "十字路口" demand no length
 
-_SPACE = "[ \u00a0\u3000]?"
+_SPACE = "[ \u00a0\u3000]{0,2}"
 _MORE = r"(?:\s?\+|[多余餘来來]| plus| or (?:so|more|less|fewer))?"
 _TO = r"(?:[-–—~～－/至到或]+|不超过|不多于|to|and|or|(?:(?:but|and) )?(?:at most|not? more than|up to))"
 _LENGTH = rf"(?P<number>{NUMBER}){_MORE}(?P<range>,?{_SPACE}{_TO}{_SPACE}{NUMBER}{_MORE})?"
