@@ -13,6 +13,8 @@ METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
     "long_qa": "generators.long_qa:LongQA",
     "longpo": "generators.longpo:LongPO",
+    "minimum_tuning": "generators.minimum_tuning:MinimumTuning",
+    "writing_dpo": "generators.writing_dpo:WritingDPO",
 }
 
 

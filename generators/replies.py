@@ -11,6 +11,7 @@ from schemas.states import Reject, State
 
 MIN_QUESTION_WORDS = 3  # "1. 1" is no question; "什么是甲" is one
 _ITEM = re.compile(r"^\s*(\d+)\s*[.)、．:：]\s*(.*\S)\s*$")
+BAD_REPLY = (State.TRUNCATED, State.INVALID_OUTPUT, State.FILTERED, State.REFUSED)  # another call may do better
 LANGUAGES = {
     "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "en": "English", "es": "Spanish",
     "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi", "it": "Italian", "ja": "Japanese",
@@ -67,6 +68,13 @@ def check_answer(answer: str, reference: str, max_repetition: float, what: str =
     repeated = repetition(answer)
     if repeated > max_repetition:
         raise Reject(State.FILTERED, "repetition", f"{what}: {repeated:.3f} > {max_repetition}")
+
+
+def check_text(text: str, instruction: str, max_repetition: float) -> None:
+    """`check_answer` of a text that an instruction asks for: it is not the instruction itself either."""
+    check_answer(text, instruction, max_repetition)
+    if text.casefold().split() == instruction.casefold().split():
+        raise Reject(State.INVALID_OUTPUT, "prompt_echo", text[:120])
 
 
 def parse_object(reply: str, reason: str) -> dict[str, Any]:

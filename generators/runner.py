@@ -31,7 +31,7 @@ from generators.engines.base import (
     Sampling,
 )
 from generators.ledger import Entry, Ledger, request_key
-from generators.prompts import render, version
+from generators.prompts import render, template, version
 from schemas.errors import RunError, UserError
 from schemas.ids import canonical_json, derive_seed, digest
 from schemas.model import SamplingConfig
@@ -372,7 +372,7 @@ class RowChat:
             messages.append(Message("assistant", prefix))
         request = ChatRequest(tuple(messages), sampling, group=self.task.group)
         prompt = {
-            "template": f"{self._method}/{step}",
+            "template": template(self._method, step),
             "version": version(self._method, step),
             "prefix": prefix,
             "fields": {name: _reference(value) for name, value in fields.items()},

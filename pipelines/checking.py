@@ -38,7 +38,7 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
             files = inputs(source, context.base_dir)
             size = sum(file.size for file in files)
             yield f"{kind} {source.name!r}: {len(files)} inputs, {size / 1e6:.1f} MB"
-    for name in sorted({g.step_engines.get(step, g.engine) for g in context.recipe.generate for step in g.steps}):
+    for name in sorted({g.engine_of(step) for g in context.recipe.generate for step in g.steps}):
         engine = engines.engine(name)
         window = await engines.window(name)
         served = ""
@@ -53,9 +53,9 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
     for generator in context.recipe.generate:
         tokens = getattr(generator, "document_tokens", None)
         reserve = PROMPT_RESERVE + (tokens.min if tokens is not None else 0)
-        for name in sorted({generator.step_engines.get(step, generator.engine) for step in generator.steps}):
+        for name in sorted({generator.engine_of(step) for step in generator.steps}):
             window = await engines.window(name)
-            served_steps = [s for s in generator.steps if generator.step_engines.get(s, generator.engine) == name]
+            served_steps = [s for s in generator.steps if generator.engine_of(s) == name]
             longest = max(generator.steps[step].max_tokens for step in served_steps)
             if longest + reserve > window:
                 raise UserError(

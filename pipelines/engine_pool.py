@@ -50,7 +50,9 @@ class EnginePool:
         """The tokenizer of an engine's model; without an engine the recipe's own."""
         if name is None:
             if self.recipe.tokenizer is None:
-                raise UserError("tokenizer: this recipe makes tasks of a given length in tokens, so it must name one")
+                raise UserError(
+                    "tokenizer: methods without an engine measure texts in tokens, so the recipe must name one"
+                )
             return load_tokenizer(self.recipe.tokenizer, self.base_dir)
         config = self.configs[name]
         if not isinstance(config, OpenAIEngine):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from generators.prompts import version
+from generators.prompts import template, version
 from generators.registry import create_generator, method_modules
 from generators.runner import Outcome, Runner, Task
 from pipelines.code_version import code_version
@@ -47,6 +47,7 @@ class GenerateStage(Stage):
             "code": code_version(
                 *(f"{module}.py" for module in method_modules(self.config.method)),
                 f"generators/prompts/{self.config.method}/*.j2",
+                *(f"generators/prompts/{template(self.config.method, step)}.j2" for step in self.config.steps),
                 "filters/*.py",
                 "generators/base.py",
                 "generators/runner.py",

@@ -93,9 +93,9 @@ class Recipe(Model):
 
     def _check_engines(self, generator: MethodConfig) -> None:
         for step, sampling in generator.steps.items():
-            name = generator.step_engines.get(step, generator.engine)
+            name = generator.engine_of(step)
             if name not in self.engines:
-                close = suggestion(str(name), self.engines)
+                close = suggestion(name, self.engines)
                 raise ValueError(f"generate {generator.name!r}: no engine {name!r} under 'engines'{close}")
             served = self.engines[name]
             if not isinstance(served, OpenAIEngine) or served.server != "openai":

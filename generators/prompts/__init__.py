@@ -1,4 +1,5 @@
-"""Prompts as Jinja2 files: `<method>/<step>.j2`, first line `{# version: N #}`. Wording is our own.
+"""Prompts as Jinja2 files: `<method>/<step>.j2`, first line `{# version: N #}`. Wording is our own. A step that the
+method has no file for is a judge that methods share: `judges/<step>.j2`.
 
 A template is rendered once, with the given fields only (StrictUndefined): text that happens to look like a
 placeholder stays text. Documents come first and the task last, so that calls on one document share a prefix.
@@ -28,15 +29,22 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
 
 
+@cache
+def template(method: str, step: str) -> str:
+    """Which prompt a step of a method uses: `<method>/<step>`, or `judges/<step>`."""
+    own = f"{method}/{step}"
+    return own if (_FOLDER / f"{own}.j2").is_file() else f"judges/{step}"
+
+
 def render(method: str, step: str, fields: dict[str, object]) -> str:
     """The prompt's text. Raises jinja2.UndefinedError when a field of the template is missing."""
-    return _environment().get_template(f"{method}/{step}.j2").render(fields).strip("\n")
+    return _environment().get_template(f"{template(method, step)}.j2").render(fields).strip("\n")
 
 
 @cache
 def source(method: str, step: str) -> str:
     """The text of a prompt file."""
-    return (_FOLDER / method / f"{step}.j2").read_text("utf-8")
+    return (_FOLDER / f"{template(method, step)}.j2").read_text("utf-8")
 
 
 @cache
@@ -45,5 +53,5 @@ def version(method: str, step: str) -> str:
     first = source(method, step).partition("\n")[0]
     match = _VERSION.match(first)
     if match is None:
-        raise ValueError(f"prompts/{method}/{step}.j2: the first line is not {{# version: N #}}")
+        raise ValueError(f"prompts/{template(method, step)}.j2: the first line is not {{# version: N #}}")
     return match[1]

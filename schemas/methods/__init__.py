@@ -7,5 +7,10 @@ from pydantic import Field
 from schemas.methods.agentwrite import AgentWrite
 from schemas.methods.long_qa import LongQA
 from schemas.methods.longpo import LongPO
+from schemas.methods.minimum_tuning import MinimumTuning
+from schemas.methods.writing_dpo import WritingDPO
 
-MethodConfig = Annotated[AgentWrite | LongQA | LongPO, Field(discriminator="method")]
+MethodConfig = Annotated[
+    AgentWrite | LongQA | LongPO | MinimumTuning | WritingDPO,
+    Field(discriminator="method"),
+]

@@ -26,6 +26,12 @@ class Method(Model):
         """The engine of each step that has one of its own."""
         return {}
 
+    def engine_of(self, step: str) -> str:
+        """The engine that answers a step."""
+        name = self.step_engines.get(step, self.engine)
+        assert name is not None, "a method without an engine has no steps"
+        return name
+
     @property
     def steps(self) -> dict[str, Any]:
         """Step -> SamplingConfig, of the steps that this section's settings use."""
