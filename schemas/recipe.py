@@ -112,3 +112,7 @@ class Recipe(Model):
                     f"generate {generator.name!r}: no source {name!r} under {generator.input!r}"
                     f"{suggestion(name, offered)}"
                 )
+        try:
+            generator.check_sources(self.documents, self.instructions)
+        except ValueError as error:
+            raise ValueError(f"generate {generator.name!r}: {error}") from error
