@@ -24,6 +24,8 @@ _CHAPTER = re.compile(
     re.IGNORECASE,
 )
 _CHINESE = re.compile(r"\s*第\s*[0-9０-９零〇一二三四五六七八九十百千两]{1,7}\s*(?:([部卷篇编])|[章回节])")
+_ROMAN = re.compile(r"\s*((?:c{0,3}|cd)(?:x[cl]|l?x{0,3})(?:i[xv]|v?i{0,3}))\.?\s*$", re.IGNORECASE)
+_ROMAN_VALUES = {"C": 100, "CD": 400, "XC": 90, "L": 50, "XL": 40, "X": 10, "IX": 9, "V": 5, "IV": 4, "I": 1}
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3}){0,3})\.?[ \t]+([^\W\d_].*)$")
 _FILE = re.compile(r"# ==== (.+) ====$")  # pipelines/sources/repository.py writes these
 
@@ -143,7 +145,7 @@ def _latex(text: str) -> Iterator[_Heading]:
 
 
 def _chapter_lines(text: str) -> Iterator[_Heading]:
-    """Lines like "CHAPTER IV.", "Part Two", "第三章 海": after an empty line and short; "Chapter 3 was long" is prose."""
+    """Lines like "CHAPTER IV.", "Part Two", "第三章 海": short, after an empty line. "Chapter 3 was long" is prose."""
     for line in _lines(text):
         title = line.text.strip()
         if line.before or not title or len(title) > MAX_HEADING:
@@ -161,8 +163,21 @@ def _chapter_lines(text: str) -> Iterator[_Heading]:
             yield _Heading(line.start, 0 if match[1] else 1, title)
 
 
+def _roman(text: str) -> Iterator[_Heading]:
+    """Lines "I", "II.", ... with empty lines around, counting on by one; "I" begins anew."""
+    last = 0
+    for line in _lines(text):
+        match = _ROMAN.match(line.text)
+        if match is None or not match[1] or line.before or line.after:
+            continue
+        number = sum(_ROMAN_VALUES[part.upper()] for part in re.findall("cd|x[cl]|i[xv]|[clxvi]", match[1], re.I))
+        if number in (1, last + 1):
+            last = number
+            yield _Heading(line.start, 0, line.text.strip())
+
+
 def _numbered(text: str) -> Iterator[_Heading]:
-    """Lines like "2.1 Data", after an empty line. Numbers must go on by one: else a list would be taken for sections."""
+    """Lines like "2.1 Data", after an empty line. Numbers must go on by one, or any list would be sections."""
     last: tuple[int, ...] = ()
     for line in _lines(text):
         match = _NUMBERED.match(line.text.rstrip())
@@ -184,7 +199,7 @@ def _files(text: str) -> Iterator[_Heading]:
 
 _FORMS = {
     "paper": (_latex, _markdown, _underlined, _numbered),
-    "book": (_chapter_lines, _markdown, _latex, _underlined),
+    "book": (_chapter_lines, _roman, _markdown, _latex, _underlined),
     "repository": (_files,),
     "manual": (_markdown, _underlined, _latex, _chapter_lines, _numbered),
 }
