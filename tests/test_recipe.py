@@ -5,6 +5,7 @@ import copy
 import pytest
 import yaml
 
+from generators.registry import METHODS
 from schemas.errors import UserError
 from schemas.loading import MAX_ALIASES, MAX_RECIPE_BYTES, load_recipe
 from schemas.model import SamplingConfig
@@ -99,7 +100,7 @@ BAD = [
     (
         ["generate", 0, "method"],
         "longqa",
-        "generate[0]: method 'longqa' is unknown, did you mean 'long_qa'?; known: agentwrite, long_qa",
+        f"generate[0]: method 'longqa' is unknown, did you mean 'long_qa'?; known: {', '.join(METHODS)}",
     ),
     (
         ["generate", 0, "engine"],
