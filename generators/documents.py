@@ -69,5 +69,5 @@ def window_around(text: str, start: int, end: int, budget: int, tokenizer: Token
     if low and text[low - 1] != "\n":
         low = text.find("\n", low, min(start, low + margin)) + 1 or low
     if high < len(text):
-        high = text.rfind("\n", max(end, high - margin), high) + 1 or high
+        high = text.rfind("\n", max(end - 1, high - margin), high) + 1 or high
     return low, high
