@@ -15,6 +15,7 @@ MAX_QUESTION_REPETITION = 0.5  # share of words inside repeated 8-word spans
 MIN_QUESTION_WORDS = 3  # "1. 1" is no question; "什么是甲" is one
 COPIED = 120  # letters and digits, some 25 words: a definition that opens a document may be quoted in an answer
 _ITEM = re.compile(r"^\s*(\d{1,6})\s*[.)、．:：]\s*(.*\S)\s*$")
+_OWN_TAGS = re.compile(r"</?(?:question|answer)>")  # of the formats that our prompts ask for
 LANGUAGES = {
     "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "en": "English", "es": "Spanish",
     "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi", "it": "Italian", "ja": "Japanese",
@@ -62,12 +63,15 @@ def check_question(question: str, document: str) -> None:
 
 
 def check_answer(answer: str, reference: str, max_repetition: float, what: str = "answer") -> None:
-    """Raises Reject for an answer that is empty, unfinished, a refusal, in another script than `reference`, or a loop
-    (`max_repetition`: share of words inside repeated 8-word spans). `what` names it in reasons (`empty_answer`)."""
+    """Raises Reject for an answer that is empty, unfinished, tagged, a refusal, in another script than `reference`, or
+    a loop (`max_repetition`: share of words inside repeated 8-word spans). `what` names it in reasons
+    (`empty_answer`)."""
     if not any(character.isalnum() for character in answer):
         raise Reject(State.INVALID_OUTPUT, f"empty_{what}", answer.strip()[:120])
     if is_unfinished(answer):
         raise Reject(State.INVALID_OUTPUT, f"unfinished_{what}", answer[-120:])
+    if _OWN_TAGS.search(answer):
+        raise Reject(State.INVALID_OUTPUT, "leaked_tags", answer[:200])
     if is_refusal(answer):
         raise Reject(State.REFUSED, f"refused_{what}", answer[:200])
     # An answer may be a bare number; only letters of another script are the wrong language.
