@@ -13,12 +13,16 @@ from generators.engines.base import ChatRequest, Completion
 from generators.engines.scripted import ScriptedEngine
 from generators.ledger import Ledger
 from generators.runner import Outcome, Runner, Task
+from pipelines.build import build
+from pipelines.catalog import query
+from pipelines.workspace import Workspace
 from schemas.methods.agentwrite import AgentWrite as Config
 from schemas.rows import Instruction
 from schemas.states import State
 from tests.bad_replies import BAD_REPLIES
 from tests.support import WordTokenizer
 
+RECIPE = Path(__file__).parent.parent / "recipes" / "agentwrite.yaml"
 PLAN = "\n".join(f"Paragraph {n} - Main point: matter {n} - Word count: {300 + n} words" for n in (1, 2, 3))
 ROW = Instruction("ins-1", "Write about {{ plan }} and $STEP$ in 900 words.", "tasks", "en")
 
@@ -225,3 +229,17 @@ def test_a_plan_in_another_language_is_none(tmp_path: Path) -> None:
     plan = "段落 1 - 主要内容: 海与岸的故事 - 字数: 300"
     outcome, engine = run(tmp_path, lambda _: plan)
     assert (outcome.state, outcome.reason, len(engine.calls)) == (State.INVALID_OUTPUT, "wrong_language", 1)
+
+
+def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
+    def reply(request: ChatRequest) -> str:
+        seed = "".join(chr(97 + int(digit)) for digit in str(request.sampling.seed))
+        if is_plan(request):
+            return json.dumps({"paragraphs": [{"main_point": f"the matter of {seed}", "words": 100}]})
+        return f"It begins with {seed}. " + " ".join(seed + a + b for a in "abcdefgh" for b in "abcdefgh")
+
+    workspace = Workspace(tmp_path / "workspace")
+    manifests = asyncio.run(build(RECIPE, workspace, make_engine=lambda *_: ScriptedEngine(reply, window=4096)))
+    assert all(manifest.done for manifest in manifests)
+    _, rows = query(workspace, "SELECT method, count(*) FROM samples GROUP BY method")
+    assert list(map(tuple, rows)) == [("agentwrite", 6)]
