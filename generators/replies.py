@@ -142,9 +142,11 @@ def read_critique(reply: str) -> dict[str, str]:
 
 
 def parse_object(reply: str, reason: str) -> dict[str, Any]:
-    """The JSON object that a reply is. Raises Reject(invalid_output, reason)."""
+    """The JSON object that a reply is. Raises Reject(invalid_output, reason), also for half an escaped character
+    (`\\ud83d` alone), which no table can hold."""
     try:
         found = json.loads(reply)
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise Reject(State.INVALID_OUTPUT, reason, reply[:200]) from error
     if not isinstance(found, dict):

@@ -122,6 +122,12 @@ def test_a_failed_critique_leaves_no_record(tmp_path: Path) -> None:
     assert (outcome.state, outcome.reason, outcome.samples) == (State.FILTERED, "critique_failed", [])
 
 
+def test_half_a_character_is_no_critique(tmp_path: Path) -> None:
+    broken = '{"analysis": "\\ud83d", "verdict": "correct"}'
+    (outcome,), _ = run(tmp_path, lambda request: broken if is_critique(request) else script()(request))
+    assert (outcome.state, outcome.reason, outcome.samples) == (State.INVALID_OUTPUT, "critique_not_json", [])
+
+
 def test_the_loss_is_taken_on_the_prompt_unless_the_recipe_says_no(tmp_path: Path) -> None:
     (outcome,), _ = run(tmp_path, script())
     assert outcome.samples[0].loss_on_prompt is True

@@ -175,8 +175,12 @@ def test_without_chapters_that_fit_whole_lines_or_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "said", ['{"question": "What is', "What is it about?", '["What is it?"]', '{"question": 5}', '{"answer": "x"}']
-)
+    "said",
+    [
+        '{"question": "What is', "What is it about?", '["What is it?"]', '{"question": 5}', '{"answer": "x"}',
+        '{"question": "What does \\ud83d mean in it?"}',
+    ],
+)  # fmt: skip
 def test_anything_but_one_json_question_is_a_drop_with_a_reason(tmp_path: Path, said: str) -> None:
     (outcome,), engine = run(tmp_path, lambda r: said if is_question(r) else reply(r))
     assert (outcome.state, outcome.reason) == (State.INVALID_OUTPUT, "question_not_json")
