@@ -338,6 +338,10 @@ def test_two_runs_in_new_workspaces_choose_the_same_short_rows(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (
+            {"human": {}},
+            "human.question: no source under 'documents' keeps 'question'; add it to the source's fields.metadata",
+        ),
         ({"kinds": {"text": "book"}}, "kinds: no source 'text' under 'documents', did you mean 'texts'?"),
         (
             {"short": {"source": "alpacas"}},
@@ -407,3 +411,24 @@ def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
 def real_reply(request: ChatRequest) -> str:
     seed = "".join(chr(97 + int(digit)) for digit in str(request.sampling.seed))
     return json.dumps({"question": f"What is said about {seed} here?"}) if is_question(request) else f"It is {seed}."
+
+
+def test_people_s_answers_come_from_a_source_s_columns(tmp_path: Path) -> None:
+    path = mixed(tmp_path, 3, 3)
+    papers = [{"body": text, **(REVIEW if n % 2 else {})} for n, text in enumerate(texts(6))]
+    (tmp_path / "papers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in papers), "utf-8")
+    value = yaml.safe_load(path.read_text("utf-8"))
+    fields = {"text": "body", "metadata": ["question", "answer", "url"]}
+    value["documents"] = [
+        {"name": "papers", "type": "jsonl", "path": "papers.jsonl", "language": "en", "fields": fields}
+    ]
+    value["generate"][0].update(kinds={"papers": "paper"}, human={})
+    path.write_text(yaml.safe_dump(value), "utf-8")
+    workspace, engine, _ = go(path)
+    found = rows(
+        workspace,
+        "SELECT details->>'answer_source', details->>'url', details->>'doc_kind', model, count(*) FROM samples "
+        "WHERE details->>'part' = 'long' GROUP BY ALL ORDER BY ALL",
+    )
+    assert found == [("human", REVIEW["url"], "paper", "none", 3), ("teacher", None, "paper", "scripted", 3)]
+    assert len(engine.calls) == 3 * 2 + 2

@@ -61,6 +61,13 @@ class LongAlpaca(EngineMethod):
         for name in self.kinds:
             if name not in names:
                 raise ValueError(f"kinds: no source {name!r} under 'documents'{suggestion(name, names)}")
+        if self.human is not None:
+            read = [source for source in documents if self.sources is None or source.name in self.sources]
+            if not any(self.human.question in getattr(source, "fields", Fields()).metadata for source in read):
+                raise ValueError(
+                    f"human.question: no source under 'documents' keeps {self.human.question!r}; "
+                    f"add it to the source's fields.metadata"
+                )
         if self.short is None:
             return
         found = {source.name: source for source in instructions}
