@@ -53,7 +53,7 @@ class LongAlpaca(Generator[Document]):
         human_question, human_answer = self._human(row, llm)
         part = self._part(row, kind, llm, whole=human_answer is not None)
         text = row.text[part.start : part.end]
-        if human_question is not None:
+        if human_question is not None and (human_answer is not None or text == row.text):  # of the whole document
             ask, question = None, human_question
         else:
             ask = llm.rng.choice(QUESTION_KINDS[kind])

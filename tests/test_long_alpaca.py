@@ -129,6 +129,14 @@ def test_a_question_of_people_without_an_answer_goes_to_the_model(tmp_path: Path
     assert outcome.samples[0].details["answer_source"] == "teacher" and len(engine.calls) == 2
 
 
+def test_a_question_of_people_is_not_asked_of_a_part(tmp_path: Path) -> None:
+    document = Document("doc-1", TEXT, "texts", "en", {"question": REVIEW["question"]})
+    (outcome,), engine = run(tmp_path, document=document, human={}, document_tokens={"min": 500, "max": 800})
+    details = outcome.samples[0].details
+    assert details["question_source"] == "teacher" and details["url"] is None and details["excerpt"] is not None
+    assert len(engine.calls) == 2 and REVIEW["question"] not in outcome.samples[0].messages[0][1]
+
+
 def test_an_answer_of_people_keeps_the_document_they_read(tmp_path: Path) -> None:
     document = Document("doc-1", TEXT, "texts", "en", dict(REVIEW))
     # The engine's window does not matter where no engine reads it.
