@@ -42,8 +42,11 @@ def is_refusal(text: str) -> bool:
 
 
 def is_unfinished(text: str) -> bool:
-    """True for a text that stops where more must follow: at a comma, a colon, an opening bracket, in a code block."""
-    text = text.rstrip().rstrip("*_").rstrip()
+    """True for a text that stops where more must follow: at a comma, a colon, an opening bracket, in a code block, in a
+    JSON value that it began with."""
+    text = text.strip().rstrip("*_").rstrip()
+    if text.startswith(("{", "[")) and any(text.count(a) > text.count(b) for a, b in ("{}", "[]")):
+        return True
     return text.endswith((",", ":", ";", "(", "[", "，", "：", "；", "、", "（")) or text.count("```") % 2 == 1
 
 

@@ -1,6 +1,5 @@
 """AgentWrite: plan a long text, then write it paragraph by paragraph (LongWriter, arXiv 2408.07055, section 3)."""
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,8 +7,9 @@ from typing import Any, ClassVar
 
 from filters.answers import is_refusal, is_unfinished, script, strip_labels
 from filters.lengths import length_score, required_words, word_count
-from filters.repetition import repetition
+from filters.repetition import is_loop, repetition
 from generators.base import TEMPLATE_TOKENS, TOKENS_PER_WORD, Cost, Generator, Llm, RowSize
+from generators.replies import check_own_words, parse_object
 from schemas.methods.agentwrite import AgentWrite as Config
 from schemas.rows import Instruction, Sample
 from schemas.states import Reject, State
@@ -17,7 +17,7 @@ from schemas.states import Reject, State
 _PLAN_LINE = re.compile(
     r"^[\s*#>-]*(?:Paragraph\s*(?P<en>\d+)|(?:段落\s*(?P<zh>\d+)|第\s*(?P<di>\d+)\s*段))\**"
     r"\s*[-–—:：.]*\s*\**(?:Main\s+point|主要内容|要点)\**\s*[:：]\s*\**(?P<point>.+?)\**"
-    r"\s*[-–—;,，；]\s*\**(?:Word\s+count|字数)\**\s*[:：]\s*\**(?:about\s+|约)?(?P<words>\d{1,3}(?:,\d{3})+|\d+)",
+    r"\s*[-–—;,，；]\s*\**(?:Word\s+count|字数)\**\s*[:：]\s*\**(?:about\s+|约)?(?P<words>\d{1,3}(?:,\d{3})+|\d{1,7})",
     re.IGNORECASE,
 )
 
@@ -71,11 +71,14 @@ def plan_schema(config: Config) -> dict[str, Any]:
 
 def parse_json_plan(text: str) -> list[Step]:
     """Raises Reject when an engine that cannot hold to a schema returned something else."""
-    try:
-        found = json.loads(text)["paragraphs"]
-        return [Step(i, str(p["main_point"]).strip(), int(p["words"])) for i, p in enumerate(found, 1)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Reject(State.INVALID_OUTPUT, "plan_not_json", str(error)) from error
+    found = parse_object(text, "plan_not_json").get("paragraphs")
+    steps: list[Step] = []
+    for paragraph in found if isinstance(found, list) else []:
+        point, words = (paragraph.get("main_point"), paragraph.get("words")) if isinstance(paragraph, dict) else (0, 0)
+        if not isinstance(point, str) or not point.strip() or type(words) is not int:
+            raise Reject(State.INVALID_OUTPUT, "plan_not_json", f"paragraph {len(steps) + 1}: {paragraph}"[:200])
+        steps.append(Step(len(steps) + 1, point.strip(), words))
+    return steps
 
 
 class AgentWrite(Generator[Instruction]):
@@ -101,6 +104,10 @@ class AgentWrite(Generator[Instruction]):
                 raise Reject(State.INVALID_OUTPUT, "unfinished_part", f"paragraph {step.index}: {part[-120:]}")
             if is_refusal(part):
                 raise Reject(State.REFUSED, "refused_write", f"paragraph {step.index}: {part[:120]}")
+            if is_loop(part):
+                raise Reject(State.FILTERED, "repetition", f"paragraph {step.index}: {part[:120]}")
+            for asked in (row.text, step.main_point):
+                check_own_words(part, asked)
             parts.append(part)
         return [self._sample(row, steps, refused_lines, parts)]
 
@@ -116,6 +123,8 @@ class AgentWrite(Generator[Instruction]):
         steps, refused = (parse_json_plan(text), []) if schema else parse_plan(text)
         if not steps:
             raise Reject(State.INVALID_OUTPUT, "no_plan_lines", text[:200])
+        if script(" ".join(step.main_point for step in steps)) not in (script(row.text), "none"):
+            raise Reject(State.INVALID_OUTPUT, "wrong_language", f"plan: {steps[0].main_point[:120]}")
         if len(steps) > self.config.max_steps:
             raise Reject(State.INVALID_OUTPUT, "plan_too_long", f"{len(steps)} steps, {self.config.max_steps} allowed")
         for step in steps:
@@ -128,6 +137,8 @@ class AgentWrite(Generator[Instruction]):
         text = "\n\n".join(parts)
         if script(text) != script(row.text):
             raise Reject(State.INVALID_OUTPUT, "wrong_language", f"{script(row.text)} asked, {script(text)} written")
+        if len(set(parts)) < len(parts):
+            raise Reject(State.FILTERED, "repetition", "two paragraphs are the same")
         repeated = repetition(text)
         if repeated > self.config.max_repetition:
             raise Reject(State.FILTERED, "repetition", f"{repeated:.3f} > {self.config.max_repetition}")

@@ -1,5 +1,6 @@
 """What part of a document a request gets: whole, an excerpt of whole lines, a chunk."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from random import Random
 
@@ -82,3 +83,25 @@ def draw_chunks(text: str, count: int, budget: int, tokenizer: Tokenizer, rng: R
         behind = end
     rng.shuffle(chunks)
     return chunks
+
+
+def window_around(text: str, start: int, end: int, budget: int, tokenizer: Tokenizer, rng: Random) -> tuple[int, int]:
+    """Characters [low, high) of a random run of at most `budget` tokens that holds characters [start, end); all of a
+    text that fits. Ends are moved inwards to whole lines as in `lines_window`, but never into [start, end)."""
+    offsets = tokenizer.offsets(text)
+    if len(offsets) <= budget:
+        return 0, len(text)
+    # Tokens [held, after) touch [start, end). Those of one character may share its place: hence the bisection.
+    held = bisect_right(offsets, start, key=lambda place: place[1])
+    after = bisect_left(offsets, end, key=lambda place: place[0])
+    if after - held >= budget:
+        return start, end
+    first = rng.randint(max(0, after - budget), min(held, len(offsets) - budget))
+    low, high = min(start, offsets[first][0]), max(end, offsets[first + budget - 1][1])
+    margin = (high - low) // 4
+    low, high = 0 if first == 0 else low, len(text) if first + budget == len(offsets) else high
+    if low and text[low - 1] != "\n":
+        low = text.find("\n", low, min(start, low + margin)) + 1 or low
+    if high < len(text):
+        high = text.rfind("\n", max(end - 1, high - margin), high) + 1 or high
+    return low, high

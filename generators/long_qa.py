@@ -7,21 +7,17 @@ from typing import Any, ClassVar
 from filters.repetition import repetition
 from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.documents import document_budget, excerpt, lines_window
-from generators.replies import check_answer, good_questions, language_name, parse_object
+from generators.replies import (
+    CRITIQUE,
+    check_answer,
+    check_own_words,
+    good_questions,
+    language_name,
+    read_critique,
+)
 from schemas.methods.long_qa import LongQA as Config
 from schemas.model import SamplingConfig
 from schemas.rows import Document, Sample, Span
-from schemas.states import Reject, State
-
-CRITIQUE = {
-    "type": "object",
-    "properties": {
-        "analysis": {"type": "string", "maxLength": 600},
-        "verdict": {"type": "string", "enum": ["correct", "incorrect"]},
-    },
-    "required": ["analysis", "verdict"],
-    "additionalProperties": False,
-}
 
 
 class LongQA(Generator[Document]):
@@ -41,6 +37,7 @@ class LongQA(Generator[Document]):
         question = llm.rng.choice(questions)
         answer = (await llm.chat("answer", document=source, question=question)).strip()
         check_answer(answer, text, self.config.max_repetition)
+        check_own_words(answer, question, source)
         details: dict[str, Any] = {
             "task_type": task,
             "question": question,
@@ -105,13 +102,3 @@ class LongQA(Generator[Document]):
                 cost.add(document + TEMPLATE_TOKENS, usual[step], sampling.max_tokens, cached)
             seen.add(row.origin)
         return cost
-
-
-def read_critique(reply: str) -> dict[str, str]:
-    """Verdict and analysis of a CRITIQUE reply. Raises Reject where it is not that, or the verdict is no."""
-    found = parse_object(reply, "critique_not_json")
-    if found.get("verdict") not in ("correct", "incorrect") or not isinstance(found.get("analysis"), str):
-        raise Reject(State.INVALID_OUTPUT, "critique_not_json", reply[:200])
-    if found["verdict"] != "correct":
-        raise Reject(State.FILTERED, "critique_failed", found["analysis"][:200])
-    return {"verdict": found["verdict"], "analysis": found["analysis"]}

@@ -11,6 +11,8 @@ from generators.base import Generator
 _ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
+    "llama2_long": "generators.llama2_long:Llama2Long",
+    "long_alpaca": "generators.long_alpaca:LongAlpaca",
     "long_qa": "generators.long_qa:LongQA",
     "longpo": "generators.longpo:LongPO",
     "minimum_tuning": "generators.minimum_tuning:MinimumTuning",

@@ -51,8 +51,7 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
                 )
         yield f"engine {name!r}: model {engine.identity.model}, window {window} tokens{served}"
     for generator in context.recipe.generate:
-        tokens = getattr(generator, "document_tokens", None)
-        reserve = PROMPT_RESERVE + (tokens.min if tokens is not None else 0)
+        reserve = PROMPT_RESERVE + generator.least_document
         for name in sorted({generator.engine_of(step) for step in generator.steps}):
             window = await engines.window(name)
             served_steps = [s for s in generator.steps if generator.engine_of(s) == name]

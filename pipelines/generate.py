@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from generators.engines.none import NoEngine
 from generators.prompts import template, version
 from generators.registry import create_generator, method_modules
 from generators.runner import Outcome, Runner, Task
@@ -166,7 +167,8 @@ class GenerateStage(Stage):
             "source": outcome.task.row.source,
             "language": record.language,
             "details": canonical_json(record.details),
-            "model": runner.engine.identity.model,
+            # What people wrote and no model was asked for is no model's.
+            "model": runner.engine.identity.model if outcome.entries else NoEngine().identity.model,
             "prompt_version": " ".join(f"{step}:{version(self.config.method, step)}" for step in used),
             "recipe_hash": context.recipe_hash,
         }

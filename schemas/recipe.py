@@ -153,6 +153,10 @@ class Recipe(Model):
                     f"generate {generator.name!r}: no source {name!r} under {generator.input!r}"
                     f"{suggestion(name, offered)}"
                 )
+        try:
+            generator.check_sources(self.documents, self.instructions)
+        except ValueError as error:
+            raise ValueError(f"generate {generator.name!r}: {error}") from error
 
 
 def same_weights(one: EngineConfig, other: EngineConfig) -> bool:

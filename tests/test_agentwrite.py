@@ -6,16 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from generators.agentwrite import AgentWrite, parse_plan, plan_schema
 from generators.engines.base import ChatRequest, Completion
 from generators.engines.scripted import ScriptedEngine
 from generators.ledger import Ledger
 from generators.runner import Outcome, Runner, Task
+from pipelines.build import build
+from pipelines.catalog import query
+from pipelines.workspace import Workspace
 from schemas.methods.agentwrite import AgentWrite as Config
 from schemas.rows import Instruction
 from schemas.states import State
+from tests.bad_replies import BAD_REPLIES
 from tests.support import WordTokenizer
 
+RECIPE = Path(__file__).parent.parent / "recipes" / "agentwrite.yaml"
 PLAN = "\n".join(f"Paragraph {n} - Main point: matter {n} - Word count: {300 + n} words" for n in (1, 2, 3))
 ROW = Instruction("ins-1", "Write about {{ plan }} and $STEP$ in 900 words.", "tasks", "en")
 
@@ -170,3 +177,70 @@ def test_two_identical_plan_lines_are_two_calls(tmp_path: Path) -> None:
     outcome, engine = run(tmp_path, lambda r: twice if is_plan(r) else next(words))
     assert outcome.samples[0].messages[1][1] == "first text\n\nsecond text"
     assert len(engine.calls) == 3
+
+
+@pytest.mark.parametrize("name", [*BAD_REPLIES, "instruction", "plan_line", "same_part"])
+@pytest.mark.parametrize("step", ["plan", "write"])
+@pytest.mark.parametrize("plan_format", ["lines", "json"])
+def test_a_bad_reply_ends_the_row_with_a_reason(tmp_path: Path, plan_format: str, step: str, name: str) -> None:
+    if step == "write" and name == "half_tag":
+        pytest.skip("tags are a format of other methods: a paragraph may hold any")
+    if step == "plan" and plan_format == "lines" and name == "plan_line":
+        pytest.skip("a plan line is what the plan should be")
+    own = {"instruction": ROW.text, "plan_line": PLAN.splitlines()[1], "same_part": "One text about the sea."}
+    points = [{"main_point": f"the matter number {n}", "words": 300} for n in (1, 2, 3)]
+
+    def good(request: ChatRequest) -> Any:
+        if is_plan(request):
+            return PLAN if plan_format == "lines" else json.dumps({"paragraphs": points})
+        return write(request)
+
+    def reply(request: ChatRequest) -> Any:
+        if is_plan(request) != (step == "plan"):
+            return good(request)
+        return own[name] if name in own else BAD_REPLIES[name](request)
+
+    outcome, _ = run(tmp_path, reply, plan_format=plan_format)
+    assert outcome.state not in (State.OK, State.FAILED) and outcome.reason and outcome.records == []
+
+
+@pytest.mark.parametrize(
+    "paragraph",
+    [
+        {"words": 300},
+        {"main_point": " ", "words": 300},
+        {"main_point": "the sea in winter", "words": "many"},
+        {"main_point": "the sea in winter", "words": True},
+        {"main_point": ["the sea"], "words": 300},
+        {"main_point": "half a character: \ud83d", "words": 300},
+        "the sea in winter, 300 words",
+        None,
+    ],
+)
+def test_a_json_plan_with_a_broken_paragraph_is_none(tmp_path: Path, paragraph: Any) -> None:
+    plan = json.dumps({"paragraphs": [{"main_point": "the sea in spring", "words": 250}, paragraph]})
+    outcome, engine = run(tmp_path, lambda _: plan, plan_format="json")
+    assert (outcome.state, outcome.reason, len(engine.calls)) == (State.INVALID_OUTPUT, "plan_not_json", 1)
+    infinite = '{"paragraphs": [{"main_point": "the sea in spring", "words": 1e999}]}'
+    outcome, _ = run(tmp_path / "b", lambda _: infinite, plan_format="json")
+    assert (outcome.state, outcome.reason) == (State.INVALID_OUTPUT, "plan_not_json")
+
+
+def test_a_plan_in_another_language_is_none(tmp_path: Path) -> None:
+    plan = "段落 1 - 主要内容: 海与岸的故事 - 字数: 300"
+    outcome, engine = run(tmp_path, lambda _: plan)
+    assert (outcome.state, outcome.reason, len(engine.calls)) == (State.INVALID_OUTPUT, "wrong_language", 1)
+
+
+def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
+    def reply(request: ChatRequest) -> str:
+        seed = "".join(chr(97 + int(digit)) for digit in str(request.sampling.seed))
+        if is_plan(request):
+            return json.dumps({"paragraphs": [{"main_point": f"the matter of {seed}", "words": 100}]})
+        return f"It begins with {seed}. " + " ".join(seed + a + b for a in "abcdefgh" for b in "abcdefgh")
+
+    workspace = Workspace(tmp_path / "workspace")
+    manifests = asyncio.run(build(RECIPE, workspace, make_engine=lambda *_: ScriptedEngine(reply, window=4096)))
+    assert all(manifest.done for manifest in manifests)
+    _, rows = query(workspace, "SELECT method, count(*) FROM samples GROUP BY method")
+    assert list(map(tuple, rows)) == [("agentwrite", 5)]  # one asks for 300 words

@@ -19,11 +19,16 @@ from generators.ledger import Ledger
 from generators.long_qa import LongQA
 from generators.replies import parse_questions
 from generators.runner import Outcome, Runner, Task
+from pipelines.build import build
+from pipelines.catalog import query
+from pipelines.workspace import Workspace
 from schemas.methods.long_qa import LongQA as Config
 from schemas.rows import Document, Span
 from schemas.states import Reject, State
+from tests.bad_replies import BAD_REPLIES
 from tests.support import WordTokenizer
 
+RECIPE = Path(__file__).parent.parent / "recipes" / "long_qa.yaml"
 QUESTIONS = " What is a?\n2. What is b?\n3. What is c?\n4. What is d?\n5. What is e?"
 TEXT = "".join(f"Line {n} of the document has eight words.\n" for n in range(200))
 DOCUMENT = Document("doc-1", TEXT, "texts", "en")
@@ -193,3 +198,42 @@ def test_lines_window_is_a_bounded_run_of_the_text(lines: list[str], budget: int
         assert (start, end) == (0, len(text))
     else:
         assert 1 <= tokenizer.count(text[start:end]) <= budget
+
+
+@pytest.mark.parametrize("name", [*BAD_REPLIES, "question_again", "first_lines"])
+@pytest.mark.parametrize("step", ["questions", "answer", "critique"])
+def test_a_bad_reply_ends_the_row_with_a_reason(tmp_path: Path, step: str, name: str) -> None:
+    words = ["".join(chr(97 + int(digit)) for digit in str(7919 * n)) for n in range(300)]
+    document = Document("doc-1", " ".join(words), "texts", "en")
+
+    def reply(request: ChatRequest) -> Any:
+        asked = "questions" if is_questions(request) else "critique" if is_critique(request) else "answer"
+        if asked != step:
+            return script()(request)
+        if name == "first_lines":
+            return " ".join(words[:60])
+        if name == "question_again":
+            return request.messages[0].content.rpartition("\n\n")[2]
+        return BAD_REPLIES[name](request)
+
+    (outcome,), _ = run(tmp_path, reply, document=document, verify={"chunk_tokens": 1000})
+    assert outcome.state not in (State.OK, State.FAILED) and outcome.reason and outcome.records == []
+
+
+def test_an_answer_may_quote_a_sentence_and_begin_with_the_question(tmp_path: Path) -> None:
+    for number, answer in enumerate(("Line 0 of the document has eight words.", "What is a? It is a thing.")):
+        (outcome,), _ = run(tmp_path / str(number), script(answer=answer))
+        assert outcome.state is State.OK
+
+
+def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
+    def reply(request: ChatRequest) -> str:
+        seed = "".join(chr(97 + int(digit)) for digit in str(request.sampling.seed))
+        questions = f" What is {seed}?\n2. Where is {seed}?\n3. Who is {seed}?"
+        return questions if is_questions(request) else f"It is {seed}."
+
+    workspace, engine = Workspace(tmp_path / "workspace"), ScriptedEngine(reply, window=4096)
+    manifests = asyncio.run(build(RECIPE, workspace, make_engine=lambda *_: engine))
+    assert all(manifest.done for manifest in manifests)
+    _, rows = query(workspace, "SELECT method, count(*) FROM samples GROUP BY method")
+    assert list(map(tuple, rows)) == [("long_qa", 60)]

@@ -5,12 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
+from schemas.methods.llama2_long import Llama2Long
+from schemas.methods.long_alpaca import LongAlpaca
 from schemas.methods.long_qa import LongQA
 from schemas.methods.longpo import LongPO
 from schemas.methods.minimum_tuning import MinimumTuning
 from schemas.methods.writing_dpo import WritingDPO
 
 MethodConfig = Annotated[
-    AgentWrite | LongQA | LongPO | MinimumTuning | WritingDPO,
+    AgentWrite | Llama2Long | LongAlpaca | LongQA | LongPO | MinimumTuning | WritingDPO,
     Field(discriminator="method"),
 ]

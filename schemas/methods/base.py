@@ -1,8 +1,10 @@
 """What the recipe sections of all generation methods share."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from schemas.model import Model, Positive, Slug
+from schemas.sources import Source
 
 
 class Method(Model):
@@ -22,6 +24,12 @@ class Method(Model):
         return int(getattr(self, "per_document", getattr(self, "per_instruction", 1)))
 
     @property
+    def least_document(self) -> int:
+        """Tokens of a document that must fit the window beside an answer."""
+        tokens = getattr(self, "document_tokens", None)
+        return int(tokens.min) if tokens is not None else 0
+
+    @property
     def step_engines(self) -> dict[str, str]:
         """The engine of each step that has one of its own."""
         return {}
@@ -36,6 +44,9 @@ class Method(Model):
     def steps(self) -> dict[str, Any]:
         """Step -> SamplingConfig, of the steps that this section's settings use."""
         return dict(getattr(self, "sampling", ()))
+
+    def check_sources(self, documents: Sequence[Source], instructions: Sequence[Source]) -> None:
+        """Raises ValueError where options of the method's own name sources that the recipe lacks."""
 
 
 class EngineMethod(Method):
