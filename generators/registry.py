@@ -12,6 +12,7 @@ _ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
     "context_recycling": "generators.context_recycling:ContextRecycling",
+    "long_cite": "generators.long_cite:LongCite",
     "long_qa": "generators.long_qa:LongQA",
 }
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
 from schemas.methods.context_recycling import ContextRecycling
+from schemas.methods.long_cite import LongCite
 from schemas.methods.long_qa import LongQA
 
-MethodConfig = Annotated[AgentWrite | ContextRecycling | LongQA, Field(discriminator="method")]
+MethodConfig = Annotated[AgentWrite | ContextRecycling | LongCite | LongQA, Field(discriminator="method")]
