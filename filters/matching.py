@@ -4,7 +4,8 @@ import re
 import unicodedata
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_NUMBER = r"(?<![\w.,])-?\d++(?:[.,]\d++)*+(?!\w)"  # 5 is neither -5 nor 3.5
+_TOKEN = re.compile(rf"[{_CJK}]|{_NUMBER}|[^\W_{_CJK}]+")
 
 
 def fold(text: str) -> str:

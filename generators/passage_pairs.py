@@ -9,19 +9,11 @@ from dataclasses import dataclass
 from filters.matching import fold, holds
 from generators.base import Llm
 from generators.passages import Passage
-from generators.replies import check_answer, check_question, language_name, parse_object
+from generators.replies import check_answer, check_question, language_name
 from schemas.methods.context_recycling import ContextRecycling as Config
 from schemas.states import Reject, State
 
-PAIR = {
-    "type": "object",
-    "properties": {
-        "question": {"type": "string", "minLength": 8, "maxLength": 300},
-        "answer": {"type": "string", "minLength": 1, "maxLength": 600},
-    },
-    "required": ["question", "answer"],
-    "additionalProperties": False,
-}
+_PAIR = re.compile(r"\s*Question\s*[:：]\s*(\S[^\n]*)\n\s*Answer\s*[:：]\s*(.*)", re.DOTALL)
 RETRIED = (State.TRUNCATED, State.INVALID_OUTPUT, State.FILTERED, State.REFUSED)
 # A question that only makes sense beside its passage. Rather one good question too many: another passage is tried.
 _POINTS_AT_PASSAGE = re.compile(
@@ -89,7 +81,8 @@ class PairMaker:
         source = "\n\n".join(passage.text for passage in chosen)
         reply = await self._llm.chat(
             "demonstrate",
-            json_schema=PAIR,
+            prefix="Question:",  # so that no introduction gets in the way
+            stop=("\nQuestion:",),
             passages=source,
             count=len(chosen),
             extractive=self._config.extractive != "off",
@@ -104,12 +97,11 @@ class PairMaker:
 
 
 def read_pair(reply: str) -> tuple[str, str]:
-    """Question and answer of a PAIR reply. Raises Reject."""
-    found = parse_object(reply, "pair_not_json")
-    question, answer = found.get("question"), found.get("answer")
-    if not isinstance(question, str) or not isinstance(answer, str):
-        raise Reject(State.INVALID_OUTPUT, "pair_not_json", reply[:200])
-    return question.strip(), answer.strip()
+    """Question and answer of a reply of two labelled lines. Raises Reject."""
+    match = _PAIR.fullmatch(reply)
+    if match is None:
+        raise Reject(State.INVALID_OUTPUT, "no_pair", reply[:200])
+    return match[1].strip(), match[2].strip()
 
 
 def check_pair(question: str, answer: str, sources: Sequence[str], config: Config) -> None:
@@ -117,7 +109,7 @@ def check_pair(question: str, answer: str, sources: Sequence[str], config: Confi
     text = "\n\n".join(sources)
     check_question(question, text)
     check_answer(answer, text, config.max_repetition)
-    if len(question.splitlines()) > 1 or len(answer.splitlines()) > 1:
+    if len(question.splitlines()) > 1 or len(answer.splitlines()) > 1:  # a demonstration is three lines
         raise Reject(State.INVALID_OUTPUT, "not_one_line", f"{question} {answer}"[:200])
     if _POINTS_AT_PASSAGE.search(question):
         raise Reject(State.FILTERED, "question_points_at_passage", question[:200])

@@ -42,15 +42,15 @@ KNOWN = {
 
 
 def is_pair(request: ChatRequest) -> bool:
-    return "Return JSON" in request.messages[0].content
+    return "in two lines and nothing else" in request.messages[0].content
 
 
 def pair(request: ChatRequest) -> str:
     """A question on the passages a call shows."""
     seen = [town for town in TOWNS if f"{town} is a town" in request.messages[0].content]
     if len(seen) == 2:
-        return json.dumps({"question": f"Who is mayor of {seen[0]}, and who of {seen[1]}?", "answer": f"{seen[0]}son"})
-    return json.dumps({"question": f"Who is the mayor of {seen[0]}?", "answer": f"{seen[0]}son"})
+        return f" Who is mayor of {seen[0]}, and who of {seen[1]}?\nAnswer: {seen[0]}son"
+    return f" Who is the mayor of {seen[0]}?\nAnswer: {seen[0]}son\n"
 
 
 def run(
@@ -427,7 +427,7 @@ def test_a_failed_call_is_counted_and_another_passage_tried(tmp_path: Path) -> N
 
     def second_fails(request: ChatRequest) -> Any:
         calls.append(1)
-        return Completion("{", "length", 5, 1, None, 0.0) if len(calls) == 2 else pair(request)
+        return Completion(" Who", "length", 5, 1, None, 0.0) if len(calls) == 2 else pair(request)
 
     outcome, engine = run(tmp_path, second_fails)
     _, details = only(outcome)
@@ -436,9 +436,9 @@ def test_a_failed_call_is_counted_and_another_passage_tried(tmp_path: Path) -> N
 
 
 def test_failed_calls_end_the_row_after_the_limit(tmp_path: Path) -> None:
-    outcome, engine = run(tmp_path, lambda request: "{}", max_failures=4)
+    outcome, engine = run(tmp_path, lambda request: "nothing", max_failures=4)
     assert (outcome.state, outcome.reason, outcome.records) == (State.INVALID_OUTPUT, "demonstrations_failed", [])
-    assert len(engine.calls) == 5 and outcome.detail.startswith("pair_not_json 5")
+    assert len(engine.calls) == 5 and outcome.detail.startswith("no_pair 5")
 
 
 def test_an_error_of_the_engine_is_not_tried_away(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_an_error_of_the_engine_is_not_tried_away(tmp_path: Path) -> None:
 
 
 def test_documents_without_enough_passages(tmp_path: Path) -> None:
-    outcome, engine = run(tmp_path / "a", lambda request: "{}", document=asked({}, "\n\n".join(PARAGRAPHS[:2])))
+    outcome, engine = run(tmp_path / "a", lambda request: "nothing", document=asked({}, "\n\n".join(PARAGRAPHS[:2])))
     assert (outcome.state, outcome.reason, len(engine.calls)) == (State.INVALID_OUTPUT, "demonstrations_failed", 2)
     outcome, engine = run(tmp_path / "b", document=asked({}, "only one sentence here"), document_tokens={"min": 1})
     assert (outcome.state, outcome.reason, engine.calls) == (State.FILTERED, "too_few_passages", [])
@@ -503,18 +503,19 @@ BAD = {
     "empty": "",
     "white space": " \n\t ",
     "refusal": "I'm sorry, but I cannot help with that.",
+    "half a reply": " Who is the mayor of Al",
     "half JSON": '{"question": "Who is the mayor of Al',
-    "no JSON": "Who is the mayor of Alda?",
-    "JSON list": '[{"question": "Who is the mayor?", "answer": "x"}]',
-    "JSON of other types": '{"question": 1, "answer": ["x"]}',
-    "wrong language": json.dumps({"question": "谁是这个城市的市长？", "answer": "王明"}),
-    "loop": json.dumps({"question": "Who is the mayor of this town? " * 40, "answer": "a town by the river " * 60}),
-    "200k": json.dumps({"question": "Who is the mayor of the town?", "answer": "x" * 200_000}),
+    "no label": " Who is the mayor of Alda?\nAldason",
+    "two pairs": " Who is the mayor?\nAnswer: town\nQ: Who is it?\nAnswer: town",
+    "wrong language": " 谁是这个城市的市长？\nAnswer: 王明",
+    "loop": f" {'Who is the mayor of this town? ' * 40}\nAnswer: {'a town by the river ' * 60}",
+    "200k": f" Who is the mayor of the town?\nAnswer: {'x' * 200_000}",
     "bare 200k": "x" * 200_000,
-    "deep JSON": "[" * 100_000,
-    "surrogate": '{"question": "Who is the mayor of it \\ud800?", "answer": "town"}',
-    "empty fields": '{"question": "", "answer": ""}',
-    "refusal in JSON": json.dumps({"question": "I cannot ask about it.", "answer": "sorry"}),
+    "many lines": "\n" * 200_000,
+    "empty fields": " \nAnswer: ",
+    "only an answer": "\nAnswer: town",
+    "refusal in form": " I cannot ask about it.\nAnswer: sorry",
+    "the question": " Who is the mayor of it?\nAnswer: Who is the mayor of it?",
     "echo": "The question must be clear to somebody who does not know which text you have read",
 }
 
@@ -526,13 +527,13 @@ def test_bad_replies_at_the_demonstration_step_end_the_row_with_a_reason(tmp_pat
     assert outcome.reason == "demonstrations_failed" and outcome.records == []
 
 
-@pytest.mark.parametrize("bad", [*BAD, "the question", "the prompt"])
+@pytest.mark.parametrize("bad", [*BAD, "the test question", "the prompt"])
 def test_bad_replies_at_the_round_trip_end_the_row_with_a_reason(tmp_path: Path, bad: str) -> None:
     def reply(request: ChatRequest) -> str:
         prompt = request.messages[0].content
         if is_pair(request):
             return pair(request)
-        special = {"the question": prompt.rpartition("Question: ")[2], "the prompt": prompt[-300:]}
+        special = {"the test question": prompt.rpartition("Question: ")[2], "the prompt": prompt[-300:]}
         return special.get(bad) or BAD[bad]
 
     outcome, _ = run(tmp_path, reply, round_trip=True)
@@ -540,7 +541,7 @@ def test_bad_replies_at_the_round_trip_end_the_row_with_a_reason(tmp_path: Path,
 
 
 @settings(deadline=None)
-@given(st.text(max_size=80) | st.builds(lambda q, a: json.dumps({"question": q, "answer": a}), st.text(), st.text()))
+@given(st.text(max_size=80) | st.builds(lambda q, a: f" {q}\nAnswer: {a}", st.text(), st.text()))
 def test_no_reply_is_an_error_in_the_program(tmp_path_factory: pytest.TempPathFactory, reply: str) -> None:
     outcome, _ = run(tmp_path_factory.mktemp("fuzz"), lambda request: reply)
     assert outcome.state is not State.FAILED, outcome.detail
@@ -562,7 +563,7 @@ def on_any_text(request: ChatRequest) -> str:
     source = request.messages[0].content.rpartition("\n\nRead the ")[0]
     answer = " ".join(re.findall(r"\w+", source)[:2])
     words = sorted(set(re.findall(r"[A-Za-z]{4,}", source)) - set(answer.split()))
-    return json.dumps({"question": f"What is it about: {', '.join(words[:9])}?", "answer": answer})
+    return f" What is it about: {', '.join(words[:9])}?\nAnswer: {answer}"
 
 
 def test_the_recipe_runs_from_end_to_end(tmp_path: Path) -> None:

@@ -196,7 +196,17 @@ def test_spans_outside_of_what_was_shown_are_refused() -> None:
     for bad in [(4, 5), (7, 9), (6, 5), (9, 10**12), (-1, 5)]:
         with pytest.raises(Reject, match="unknown_sentence"):
             read_spans(spans(bad), [5, 6, 7, 9])
-    for reply in ["", "[]", "{}", '{"spans": 5}', '{"spans": [5]}', spans(("5", 6)), spans((True, 6)), spans((5.0, 6))]:
+    for reply in [
+        "",
+        "[]",
+        "{}",
+        '{"spans": [], "x": "\\ud800"}',
+        '{"spans": 5}',
+        '{"spans": [5]}',
+        spans(("5", 6)),
+        spans((True, 6)),
+        spans((5.0, 6)),
+    ]:
         with pytest.raises(Reject, match="spans_not_json"):
             read_spans(reply, [1, 5, 6])
 
