@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from generators.base import RowSize
 from generators.context_recycling import ContextRecycling, eligible, find_gold, read_reply
 from generators.engines.base import BadRequest, ChatRequest, Completion
 from generators.engines.scripted import ScriptedEngine
@@ -27,7 +28,7 @@ from schemas.loading import load_recipe
 from schemas.methods.context_recycling import ContextRecycling as Config
 from schemas.rows import Document, Span
 from schemas.states import Reject, State
-from tests.support import WordTokenizer
+from tests.support import WordTokenizer, recipe
 
 ROOT = Path(__file__).parent.parent
 TOWNS = ["Alda", "Berg", "Cole", "Dorn", "Elms", "Frey", "Gorm", "Holt", "Isle", "Jork", "Kent", "Lind"]
@@ -588,3 +589,32 @@ def test_the_recipe_runs_from_end_to_end(tmp_path: Path) -> None:
             f"Passage {details['gold_evidence'][0]}: {text[span['start'] : span['end']]}"
             in row["messages"][0]["content"]
         )
+
+
+def test_questions_of_a_data_set_go_through_the_pipeline(tmp_path: Path) -> None:
+    rows = [
+        {"text": DOCUMENT.text, "q": KNOWN["question"], "a": "Holtwater", "gold": [PARAGRAPHS[7], 3]},
+        {"text": DOCUMENT.text + "\n\nA last line.", "q": KNOWN["question"], "a": "Holtwater"},
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    source = {"name": "qa", "type": "jsonl", "path": "data.jsonl", "fields": {"metadata": ["q", "a", "gold"]}}
+    names = {"question": "q", "answer": "a", "evidence": "gold"}
+    entry = {"method": "context_recycling", "engine": "writer", "known": names, **AS_THEY_ARE}
+    path = recipe(tmp_path, documents=[{**source, "licence": "CC0-1.0"}], generate=[entry])
+    workspace = Workspace(tmp_path / "workspace")
+    asyncio.run(build(path, workspace, make_engine=lambda *_: ScriptedEngine(pair)))
+    (row,) = pq.ParquetDataset(workspace.exports / "out" / "sft").read().to_pylist()
+    assert row["messages"][1]["content"] == "[3, 8]\nHoltwater"
+    assert json.loads(row["details"])["question_from"] == "metadata"
+
+
+def test_cost_counts_the_calls_of_a_row() -> None:
+    def requests(**changes: Any) -> tuple[int, int]:
+        config = Config.model_validate({"method": "context_recycling", "engine": "w", **changes})
+        cost = ContextRecycling(config).cost([RowSize("a", 5000), RowSize("a", 5000)], 32_768)
+        return cost.requests, cost.prompt_tokens
+
+    assert requests() == (8, 8 * (160 + 150))
+    assert requests(known={}) == (6, 6 * (160 + 150))
+    assert requests(two_passage=1) == (8, 8 * (160 + 150) + 2 * 160)
+    assert requests(round_trip=True) == (10, 8 * (160 + 150) + 2 * (5000 + 180 + 150))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters.bm25 import BM25
+from generators.base import RowSize
 from generators.citations import number_sentences, parse_citations, sentence_spans, strip_citations, strip_numbers
 from generators.engines.base import BadRequest, ChatRequest
 from generators.engines.scripted import ScriptedEngine
@@ -318,3 +319,10 @@ def test_the_recipe_runs_from_end_to_end(tmp_path: Path) -> None:
         details = json.loads(row["details"])
         target = row["messages"][1]["content"]
         assert strip_citations(target) == details["answer"] and parse_citations(target, details["sentences"])
+
+
+def test_cost_counts_the_calls_of_a_row() -> None:
+    config = Config.model_validate({"method": "long_cite", "engine": "w"})
+    cost = LongCite(config).cost([RowSize("a", 5000), RowSize("a", 5000)], 32_768)
+    assert cost.requests == 2 * (2 + 1 + 5)
+    assert cost.cached_tokens == 3 * 5000  # both answers, and the second row's questions
