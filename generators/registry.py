@@ -11,8 +11,10 @@ from generators.base import Generator
 _ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
+    "context_recycling": "generators.context_recycling:ContextRecycling",
     "llama2_long": "generators.llama2_long:Llama2Long",
     "long_alpaca": "generators.long_alpaca:LongAlpaca",
+    "long_cite": "generators.long_cite:LongCite",
     "long_qa": "generators.long_qa:LongQA",
     "longpo": "generators.longpo:LongPO",
     "minimum_tuning": "generators.minimum_tuning:MinimumTuning",

@@ -145,7 +145,7 @@ def read_critique(reply: str) -> dict[str, str]:
 def check_text(text: str, instruction: str, max_repetition: float) -> None:
     """`check_answer` of a text that an instruction asks for: it is not the instruction itself either."""
     check_answer(text, instruction, max_repetition)
-    if text.casefold().split() == instruction.casefold().split():
+    if _folded(text) == _folded(instruction):
         raise Reject(State.INVALID_OUTPUT, "prompt_echo", text[:120])
 
 

@@ -5,14 +5,16 @@ from typing import Annotated
 from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
+from schemas.methods.context_recycling import ContextRecycling
 from schemas.methods.llama2_long import Llama2Long
 from schemas.methods.long_alpaca import LongAlpaca
+from schemas.methods.long_cite import LongCite
 from schemas.methods.long_qa import LongQA
 from schemas.methods.longpo import LongPO
 from schemas.methods.minimum_tuning import MinimumTuning
 from schemas.methods.writing_dpo import WritingDPO
 
 MethodConfig = Annotated[
-    AgentWrite | Llama2Long | LongAlpaca | LongQA | LongPO | MinimumTuning | WritingDPO,
+    AgentWrite | ContextRecycling | Llama2Long | LongAlpaca | LongCite | LongQA | LongPO | MinimumTuning | WritingDPO,
     Field(discriminator="method"),
 ]
