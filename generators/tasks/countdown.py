@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
-from generators.tasks.shaping import fill, tagged
+from generators.tasks.filling import fill, tagged
 
 LARGEST_NUMBER = 49
 TARGETS = (10, 50)

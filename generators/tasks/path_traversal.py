@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.pools2 import invented
-from generators.tasks.shaping import fill, tagged
+from generators.tasks.filling import fill, tagged
 
 ROADS = (
     "A bus runs from {} to {}.",

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.pools2 import COLOURS, CONTAINERS, PEOPLE, ROOMS, THINGS
-from generators.tasks.shaping import fill, tagged
+from generators.tasks.filling import fill, tagged
 
 RULES = (
     "Everybody knows at the start where everything is. Whoever is in a room when a thing is moved there sees it; nobody "
