@@ -2,14 +2,15 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from random import Random
 from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
-from generators.tasks.filling import fill, tagged
+from generators.tasks.pools import check_split, in_split
+from generators.tasks.shaping import check_range, grow, tagged
 
 LARGEST_NUMBER = 49
 TARGETS = (10, 50)
@@ -86,53 +87,138 @@ def _results(a: Term, b: Term) -> Iterator[tuple[str, Term]]:
             yield f"{x} {sign} {y} = {result}", (result, f"({left} {sign} {right})")
 
 
+@dataclass(frozen=True)
 class Countdown(VerifiableTask):
     """`trace_tokens`: the shortest and the longest search, which is how hard the puzzle is. `trace`: whether the answer
     shows the search. Worked puzzles fill the prompt."""
 
     name: ClassVar[str] = "countdown"
+    trace_tokens: Sequence[int] = (300, 2100)
+    trace: bool = True
+    split: str = "train"
 
-    def __init__(self, trace_tokens: tuple[int, int] = (300, 2100), trace: bool = True) -> None:
-        if not 1 <= trace_tokens[0] <= trace_tokens[1]:
-            raise ValueError(f"trace_tokens: {trace_tokens[0]} to {trace_tokens[1]} is no range")
-        self.trace_tokens, self.trace = trace_tokens, trace
+    def __post_init__(self) -> None:
+        check_range("trace_tokens", self.trace_tokens, 20, 100_000)
+        check_split(self.split)
 
     def make(self, rng: Random, room: Room) -> Item:
-        numbers, target, tries = self._puzzle(rng, room, set())
-        task = TASK.format(numbers=", ".join(map(str, numbers)), target=target)
+        seen = set[str]()
+        numbers, target, tries = self._puzzle(rng, room, seen)
+        task = TASK.format(numbers=_listed(numbers), target=target)
         question = " ".join([task, *([SEARCH] if self.trace else []), EQUATION])
-        seen = {(tuple(sorted(numbers)), target)}
-        examples = self._examples(rng, room, room.tokens - room.tokenizer.count(question), seen)
-        # Puzzles without their search are short enough to fill what is left.
-        short = [_solved(rng, seen) for _ in range(self._most_short(room))]
+        worked = self._worked(rng, room, room.tokens - room.tokenizer.count(question), seen)
+        short: list[str] = []  # puzzles without their search, to fill what is left
 
-        def context(more: int) -> str:
-            return "\n\n".join([*short[:more], *examples])
+        def build(more: int, attempt: int) -> Item:
+            while len(short) < more + attempt:
+                short.append(self._solved(rng, seen))
+            return Item(
+                context="\n\n".join([*short[attempt : attempt + more], *worked]),
+                question=question,
+                answer=_answer(tries, self.trace),
+                check={"numbers": numbers, "target": target, "trace": self.trace},
+                details={"tries": len(tries), "examples": more + len(worked)},
+            )
 
-        more = fill(lambda n: f"{context(n)}\n\n{question}" if n or examples else question, room, len(short))
-        return Item(
-            context=context(more),
-            question=question,
-            answer=_answer(tries, self.trace),
-            check={"numbers": numbers, "target": target, "trace": self.trace},
-            details={"tries": len(tries), "examples": more + len(examples)},
-        )
+        return grow(build, room, least=0)
 
-    def _puzzle(self, rng: Random, room: Room, seen: set[Any]) -> tuple[list[int], int, list[Try]]:
+    def _puzzle(self, rng: Random, room: Room, seen: set[str]) -> tuple[list[int], int, list[Try]]:
         """A puzzle that is not in `seen`, and its search of the wanted length."""
         low, high = self.trace_tokens
         for _ in range(_TRIES):
-            numbers, target = [rng.randint(1, LARGEST_NUMBER) for _ in range(4)], rng.randint(*TARGETS)
+            numbers, target = _numbers(rng), rng.randint(*TARGETS)
             tries = list(islice(search(numbers, target), high // 5))  # no line has fewer than five tokens
-            if not tries or tries[-1].solved is None or (tuple(sorted(numbers)), target) in seen:
+            if tries[-1].solved is None or not self._fresh(numbers, target, seen):
                 continue
             if low <= room.tokenizer.count(_trace(tries)) <= high:
-                seen.add((tuple(sorted(numbers)), target))
                 return numbers, target, tries
         raise ValueError(f"no puzzle found whose search has {low} to {high} tokens")
 
-    def _example(numbers: list[int], target: int, answer: str) -> str:
-    return f"{EXAMPLE.format(numbers=', '.join(map(str, numbers)), target=target)}\n{answer}"
+    def _worked(self, rng: Random, room: Room, budget: int, seen: set[str]) -> list[str]:
+        """Puzzles with their search, as many as fit."""
+        worked: list[str] = []
+        while self.trace and budget > self.trace_tokens[1] + 100:
+            numbers, target, tries = self._puzzle(rng, room, seen)
+            worked.append(_example(numbers, target, _answer(tries, True)))
+            budget -= room.tokenizer.count(worked[-1])
+        return worked
+
+    def _solved(self, rng: Random, seen: set[str]) -> str:
+        """A puzzle with its solution only, found by combining numbers at random."""
+        while True:
+            numbers = _numbers(rng)
+            terms: list[Term] = [(number, str(number)) for number in numbers]
+            while len(terms) > 1:
+                x, y = sorted(rng.sample(range(len(terms)), 2), key=lambda at: -terms[at][0])
+                made = rng.choice([term for _, term in _results(terms[x], terms[y])])  # a - b is always among them
+                terms = [made, *(terms[at] for at in range(len(terms)) if at not in (x, y))]
+            if TARGETS[0] <= terms[0][0] <= TARGETS[1] and self._fresh(numbers, terms[0][0], seen):
+                return _example(numbers, terms[0][0], f"<equation>{_equation(terms[0])}</equation>")
+
+    def _fresh(self, numbers: list[int], target: int, seen: set[str]) -> bool:
+        """Is the puzzle of this split, and not in `seen`? Then it is from now on."""
+        key = f"{sorted(numbers)} {target}"
+        if key in seen or not in_split(key, self.split):
+            return False
+        seen.add(key)
+        return True
+
+    def verify(self, check: Mapping[str, Any], answer: str) -> bool:
+        equation = tagged(answer, "equation")
+        if equation is None or not valid_equation(equation, list(check["numbers"]), check["target"]):
+            return False
+        if not check["trace"]:
+            return True
+        given = answer.partition("<search>")[2].partition("</search>")[0].strip("\n")
+        lines = [line.rstrip() for line in given.splitlines()]
+        return tagged(answer, "search") is not None and lines == [
+            one.line for one in search(list(check["numbers"]), check["target"])
+        ]
+
+    def corrupt(self, item: Item, rng: Random) -> str:
+        tries = list(search(list(item.check["numbers"]), item.check["target"]))
+        if item.check["trace"] and len(tries) > 1 and rng.random() < 0.5:
+            del tries[rng.randrange(len(tries) - 1)]
+            return _answer(tries, True)
+        equation = tries[-1].solved
+        assert equation is not None
+        while True:
+            at = rng.choice([match for match in re.finditer(r"\d+|[-+*/]", equation.partition("=")[0])])
+            new = str(rng.randint(1, LARGEST_NUMBER)) if at[0].isdigit() else rng.choice("+-*/")
+            changed = equation[: at.start()] + new + equation[at.end() :]
+            if not valid_equation(changed, list(item.check["numbers"]), item.check["target"]):
+                return _answer([*tries[:-1], Try(tries[-1].depth, tries[-1].text, changed)], item.check["trace"])
+
+    def solve(self, item: Item) -> str:
+        asked = _ASKED.search(item.question)
+        assert asked is not None
+        tries = list(search([int(number) for number in asked[1].split(", ")], int(asked[2])))
+        return _answer(tries, "<search>" in item.question)
+
+
+def _numbers(rng: Random) -> list[int]:
+    return [rng.randint(1, LARGEST_NUMBER) for _ in range(4)]
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _equation(term: Term) -> str:
+    return f"{term[1].removeprefix('(').removesuffix(')')} = {term[0]}"
+
+
+def _trace(tries: list[Try]) -> str:
+    return "\n".join(one.line for one in tries)
+
+
+def _answer(tries: list[Try], trace: bool) -> str:
+    equation = f"<equation>{tries[-1].solved}</equation>"
+    return f"<search>\n{_trace(tries)}\n</search>\n{equation}" if trace else equation
+
+
+def _example(numbers: list[int], target: int, answer: str) -> str:
+    return f"{EXAMPLE.format(numbers=_listed(numbers), target=target)}\n{answer}"
 
 
 def valid_equation(text: str, numbers: list[int], target: int) -> bool:

@@ -1,13 +1,15 @@
 """Path traversal (LongProc, arXiv 2501.05414): follow the only road out of each city until the goal is reached."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
+from generators.tasks.pools import check_split
 from generators.tasks.pools2 import invented
-from generators.tasks.filling import fill, tagged
+from generators.tasks.shaping import Text, check_range, grow, tagged
 
 ROADS = (
     "A bus runs from {} to {}.",
@@ -25,47 +27,66 @@ _ASKED = re.compile(r"Starting in (\w+), which cities does one pass on the way t
 _FEWEST = 3  # steps of a route that is worth asking for
 
 
+@dataclass(frozen=True)
 class PathTraversal(VerifiableTask):
     """`steps`: the shortest and the longest route; the prompt's length sets the number of connections, of which the
     route takes at most four fifths."""
 
     name: ClassVar[str] = "path_traversal"
+    steps: Sequence[int] = (20, 60)
+    split: str = "train"
 
-    def __init__(self, steps: tuple[int, int] = (20, 60)) -> None:
-        if not _FEWEST <= steps[0] <= steps[1]:
-            raise ValueError(f"steps: {steps[0]} to {steps[1]} is no range from {_FEWEST} up")
-        self.steps = steps
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, _FEWEST, 10_000)
+        check_split(self.split)
 
     def make(self, rng: Random, room: Room) -> Item:
-        taken: set[str] = set()
-        trial = [invented(rng, taken) for _ in range(41)]
-        cost = room.tokenizer.count("\n".join(_sentence(rng, *pair) for pair in zip(trial, trial[1:], strict=False)))
-        task = room.tokenizer.count(QUESTION.format(start=trial[0], end=trial[1]))
-        roads = (room.tokens - task) * 40 // cost
+        seed, taken = rng.getrandbits(64), set[str]()
+        roads = self._roads(rng, room)
         longest = min(self.steps[1], roads * 4 // 5)
         if longest < _FEWEST:
             raise ValueError(f"{room.tokens} tokens hold no route of {_FEWEST} steps")
         steps = rng.randint(min(self.steps[0], longest), longest)
-        route = [invented(rng, taken) for _ in range(steps + 1)]
-        # Sorted by a number drawn for each road, so that one more road leaves the order of the others alone.
-        edges = [(rng.random(), pair, _sentence(rng, *pair)) for pair in zip(route, route[1:], strict=False)]
-        others = _others(rng, route, taken, roads + roads // 2 + 20)
-        question = QUESTION.format(start=route[0], end=route[-1])
+        route = [invented(rng, self.split, taken) for _ in range(steps + 1)]
 
-        def context(more: int) -> str:
-            return "\n".join(text for _, _, text in sorted(edges + others[: more + 1]))
+        def build(others: int, attempt: int) -> Item:
+            return self._build(Random(f"{seed} {attempt}"), route, set(taken), others)
 
-        more = fill(lambda n: f"{context(n)}\n\n{question}", room, len(others) - 1)
-        text = context(more)
-        starts = {_pair(match): _line(text, match) for match in _ROAD.finditer(text)}
+        return grow(build, room, least=1)
+
+    def _roads(self, rng: Random, room: Room) -> int:
+        """About how many connections the prompt has room for."""
+        trial = self._build(rng, ["Trialton", "Trialby"], set(), 40)
+        tokens = room.tokenizer.count(trial.context)
+        return (room.tokens - room.tokenizer.count(trial.question)) * 41 // tokens
+
+    def _build(self, rng: Random, route: list[str], taken: set[str], others: int) -> Item:
+        way = list(zip(route, route[1:], strict=False))
+        pairs = [*way, *self._others(rng, route, taken, others)]
+        rng.shuffle(pairs)
+        text, spans = Text(), dict[tuple[str, str], tuple[int, int]]()
+        for n, pair in enumerate(pairs):
+            text.add("\n" if n else "")
+            spans[pair] = text.add(rng.choice(ROADS).format(*pair))
         return Item(
-            context=text,
-            question=question,
+            context=str(text),
+            question=QUESTION.format(start=route[0], end=route[-1]),
             answer=_answer(route),
             check={"route": route},
-            evidence=tuple(starts[pair] for _, pair, _ in edges),
-            details={"steps": steps, "roads": steps + more + 1},
+            evidence=tuple(spans[pair] for pair in way),
+            details={"steps": len(way), "roads": len(pairs)},
         )
+
+    def _others(self, rng: Random, route: list[str], taken: set[str], count: int) -> list[tuple[str, str]]:
+        """Roads out of the goal and out of cities beside the route. Every city has one road out, so none of them opens
+        a second way."""
+        beside = [invented(rng, self.split, taken)]
+        pairs = [(route[-1], beside[0])]
+        while len(pairs) < count:
+            ends = route[:-1] if rng.random() < 0.3 or len(beside) == 1 else beside[:-1]
+            pairs.append((beside[-1], rng.choice(ends)))
+            beside.append(invented(rng, self.split, taken))
+        return pairs
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         return read_route(answer) == check["route"]
@@ -102,27 +123,8 @@ class PathTraversal(VerifiableTask):
         return _answer(route)
 
 
-def _others(rng: Random, route: list[str], taken: set[str], count: int) -> list[tuple[float, tuple[str, str], str]]:
-    """Roads out of the goal and out of cities beside the route. Every city has one road out at most, so none of them
-    opens a second way."""
-    beside: list[str] = [invented(rng, taken)]
-    pairs = [(route[-1], beside[0])]
-    while len(pairs) < count:
-        pairs.append((beside[-1], rng.choice(route[:-1] if rng.random() < 0.3 or len(beside) < 2 else beside[:-1])))
-        beside.append(invented(rng, taken))
-    return [(rng.random(), pair, _sentence(rng, *pair)) for pair in pairs]
-
-
-def _sentence(rng: Random, start: str, end: str) -> str:
-    return rng.choice(ROADS).format(start, end)
-
-
 def _pair(match: re.Match[str]) -> tuple[str, str]:
     return match[1], match[2]
-
-
-def _line(text: str, match: re.Match[str]) -> tuple[int, int]:
-    return text.rfind("\n", 0, match.start()) + 1, match.end()
 
 
 def _answer(route: list[str]) -> str:

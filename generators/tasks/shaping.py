@@ -84,6 +84,15 @@ def numbers(answer: str) -> set[str]:
     return {digits.lstrip("0") or "0" for digits in re.findall(r"[0-9]+", answer)}
 
 
+def tagged(answer: str, tag: str) -> str | None:
+    """What stands in the only `<tag>...</tag>` of an answer; None: there is none, or more than one opens or closes."""
+    before, opened, rest = answer.partition(f"<{tag}>")
+    inside, closed, after = rest.partition(f"</{tag}>")
+    if not opened or not closed or f"<{tag}>" in inside + after or f"</{tag}>" in before + after:
+        return None
+    return inside.strip("\r\n")
+
+
 # ---------------------------------------------------------------- options
 
 

@@ -5,14 +5,15 @@ checks an answer and solves the text.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
-from generators.tasks.pools2 import COLOURS, CONTAINERS, PEOPLE, ROOMS, THINGS
-from generators.tasks.filling import fill, tagged
+from generators.tasks.pools import check_split, words
+from generators.tasks.pools2 import COLOURS, CONTAINERS, ROOMS, THINGS
+from generators.tasks.shaping import check_range, grow, tagged
 
 RULES = (
     "Everybody knows at the start where everything is. Whoever is in a room when a thing is moved there sees it; nobody "
@@ -72,52 +73,31 @@ def trace(world: World, events: Iterable[tuple[int, Event]], thing: str, people:
     return rows
 
 
+@dataclass(frozen=True)
 class TomTracking(VerifiableTask):
     """`moves`: how often the thing asked for is moved, which sets the length of the answer; the prompt's length sets
     the number of steps. `minds`: how many people are followed."""
 
     name: ClassVar[str] = "tom_tracking"
+    moves: Sequence[int] = (6, 20)
+    minds: int = 2
+    split: str = "train"
 
-    def __init__(self, moves: tuple[int, int] = (6, 20), minds: int = 2) -> None:
-        if not 1 <= moves[0] <= moves[1]:
-            raise ValueError(f"moves: {moves[0]} to {moves[1]} is no range from 1 up")
-        if not 1 <= minds <= 4:
-            raise ValueError(f"minds: {minds} is not between 1 and 4")
-        self.moves, self.minds = moves, minds
+    def __post_init__(self) -> None:
+        check_range("moves", self.moves, 1, 1000)
+        check_range("minds", (self.minds, self.minds), 1, 4)
+        check_split(self.split)
 
     def make(self, rng: Random, room: Room) -> Item:
-        house = _House(rng, self.minds)
-        head = "\n".join([RULES, *house.start()])
-        columns = " | ".join(f"{person}: CONTAINER" for person in house.minds)
-        people, example = _listed(house.minds), rng.choice(sorted(house.room_of))
-        question = QUESTION.format(thing=house.thing, people=people, columns=columns, example=example)
-        # How many steps fit, from the cost of some; then the moves are spread over the first nine tenths of them.
-        some = room.tokenizer.count("\n".join(_House(rng, self.minds).story(rng, 40, [])[0]))
-        steps = (room.tokens - room.tokenizer.count(f"{head}\n\n{question}")) * 40 // some
-        if steps * 9 // 10 < 3 * self.moves[0]:
+        house, seed = _House(rng, self.split, self.minds), rng.getrandbits(64)
+        # How many steps fit, from the cost of some; then the moves are spread over most of them.
+        few, more = (room.tokenizer.count(_build(house, Random(seed), n, []).prompt) for n in (0, 80))
+        last = max(0, (room.tokens - few) * 80 // (more - few)) * 4 // 5
+        if last < 3 * self.moves[0]:
             raise ValueError(f"{room.tokens} tokens are too few for {self.moves[0]} moves of a thing")
-        moves = rng.randint(self.moves[0], min(self.moves[1], steps * 9 // 30))
-        due = sorted(rng.sample(range(1, steps * 9 // 10 - moves), moves))
-        lines, events = house.story(rng, steps + steps // 4 + 10, due)
-        count = fill(lambda n: "\n".join([head, *lines[:n]]) + f"\n\n{question}", room, len(lines))
-        context = "\n".join([head, *lines[:count]])
-        told = [(n, event) for n, event in enumerate(events[:count], 1) if house.matters(event)]
-        check = {
-            "thing": house.thing,
-            "people": house.minds,
-            "where": house.starts(told),
-            "place": house.place[house.thing],
-            "events": [[step, *event] for step, event in told],
-        }
-        rows = _expected(check)
-        return Item(
-            context=context,
-            question=question,
-            answer=_answer(rows),
-            check=check,
-            evidence=_evidence(context, house, told),
-            details={"steps": count, "moves": len(rows) - 1, "false_beliefs": sum(_false(row) for row in rows)},
-        )
+        moves = rng.randint(self.moves[0], min(self.moves[1], last // 3))
+        due = sorted(rng.sample(range(1, last - moves), moves))
+        return grow(lambda steps, attempt: _build(house, Random(f"{seed} {attempt}"), steps, due), room, due[-1] + 1)
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         return read_rows(answer) == _expected(check)
@@ -149,14 +129,40 @@ class TomTracking(VerifiableTask):
         return _answer(trace(World(where, place), sorted(events.items()), asked[1], people))
 
 
+def _build(house: "_House", rng: Random, steps: int, due: list[int]) -> Item:
+    lines, events = house.story(rng, steps, due)
+    context = "\n".join([RULES, *house.start(), *lines])
+    told = [(n, event) for n, event in enumerate(events, 1) if house.matters(event)]
+    check = {
+        "thing": house.thing,
+        "people": house.minds,
+        "where": house.starts(told),
+        "place": house.place[house.thing],
+        "events": [[step, *event] for step, event in told],
+    }
+    rows = _expected(check)
+    columns = " | ".join(f"{person}: CONTAINER" for person in house.minds)
+    return Item(
+        context=context,
+        question=QUESTION.format(
+            thing=house.thing, people=_listed(house.minds), columns=columns, example=next(iter(house.room_of))
+        ),
+        answer=_answer(rows),
+        check=check,
+        evidence=_evidence(context, house, told),
+        details={"steps": steps, "moves": len(rows) - 1, "false_beliefs": sum(_false(row) for row in rows)},
+    )
+
+
 class _House:
     """Who and what is where at the start, and what happens then."""
 
-    def __init__(self, rng: Random, minds: int) -> None:
+    def __init__(self, rng: Random, split: str, minds: int) -> None:
         self.rooms = rng.sample(ROOMS, 4)
         names = rng.sample([f"{colour} {kind}" for kind in CONTAINERS for colour in COLOURS], 12)
         self.room_of = {name: self.rooms[n % 4] for n, name in enumerate(names)}  # three containers a room
-        self.at = {person: rng.choice(self.rooms) for person in rng.sample(PEOPLE, minds + 5)}
+        people = [word.capitalize() for word in words(rng, split, minds + 5)]
+        self.at = {person: rng.choice(self.rooms) for person in people}
         self.place = {thing: rng.choice(names) for thing in rng.sample(THINGS, 6)}
         self.thing = rng.choice(sorted(self.place))
         self.minds = rng.sample(sorted(self.at), minds)
