@@ -11,6 +11,7 @@ from generators.base import Generator
 _ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
+    "context_recycling": "generators.context_recycling:ContextRecycling",
     "long_qa": "generators.long_qa:LongQA",
 }
 

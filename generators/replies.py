@@ -73,6 +73,7 @@ def parse_object(reply: str, reason: str) -> dict[str, Any]:
     """The JSON object that a reply is. Raises Reject(invalid_output, reason)."""
     try:
         found = json.loads(reply)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair could not be stored
     except (ValueError, RecursionError) as error:
         raise Reject(State.INVALID_OUTPUT, reason, reply[:200]) from error
     if not isinstance(found, dict):

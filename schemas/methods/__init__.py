@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
+from schemas.methods.context_recycling import ContextRecycling
 from schemas.methods.long_qa import LongQA
 
-MethodConfig = Annotated[AgentWrite | LongQA, Field(discriminator="method")]
+MethodConfig = Annotated[AgentWrite | ContextRecycling | LongQA, Field(discriminator="method")]
