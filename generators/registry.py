@@ -13,6 +13,7 @@ METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
     "context_recycling": "generators.context_recycling:ContextRecycling",
     "long_qa": "generators.long_qa:LongQA",
+    "verifiable": "generators.verifiable:Verifiable",
 }
 
 
@@ -26,11 +27,12 @@ def create_generator(config: Any) -> Generator[Any]:
 def method_modules(method: str) -> list[str]:
     """The source files (without `.py`) that decide what a method makes: its own and those it imports from
     generators/."""
-    return sorted(_imported(METHODS[method].partition(":")[0]))
+    return sorted(imported_modules(METHODS[method].partition(":")[0]))
 
 
 @cache
-def _imported(module: str) -> frozenset[str]:
+def imported_modules(module: str) -> frozenset[str]:
+    """The source file of a module of generators/ and those it imports from there, without `.py`."""
     found = {module.replace(".", "/")}
     waiting = list(found)
     while waiting:

@@ -58,6 +58,8 @@ class VerifiableTask(ABC):
     version: ClassVar[int] = 1  # raise it when the same seed gives another task
     needs_haystack: ClassVar[bool] = False
     measures: ClassVar[Literal["prompt", "answer"]] = "prompt"  # what has `room.tokens`; answer: tasks of long output
+    same_question: ClassVar[bool] = False  # one seed asks the same at every length
+    targets: ClassVar[tuple[str, ...]] = ("answer", "evidence_first", "citations")  # see targets.py
 
     @abstractmethod
     def make(self, rng: Random, room: Room) -> Item:

@@ -29,6 +29,7 @@ class ConfusingFacts(VerifiableTask):
 
     name: ClassVar[str] = "confusing_facts"
     needs_haystack: ClassVar[bool] = True
+    same_question: ClassVar[bool] = True
     confusers: int = 4
     split: str = "train"
 

@@ -93,6 +93,7 @@ class Countdown(VerifiableTask):
     shows the search. Worked puzzles fill the prompt."""
 
     name: ClassVar[str] = "countdown"
+    targets: ClassVar[tuple[str, ...]] = ("answer",)
     trace_tokens: Sequence[int] = (300, 2100)
     trace: bool = True
     split: str = "train"

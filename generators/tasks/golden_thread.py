@@ -6,7 +6,7 @@ works, but it is no prose to train on. Use the prompts, and `check_text` to choo
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -35,6 +35,7 @@ _DEMAND = {
     ),
 }
 _DRAWS = 1000
+_TRIES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +59,27 @@ class GoldenThread(VerifiableTask):
     how many demands of each kind."""
 
     name: ClassVar[str] = "golden_thread"
+    targets: ClassVar[tuple[str, ...]] = ("answer",)
     measures: ClassVar[Literal["prompt", "answer"]] = "answer"
     unit_words: int = 150
-    once: Sequence[int] = (3, 5)
+    once: Sequence[int] = (2, 4)
     ranges: Sequence[int] = (1, 2)
     periodic: Sequence[int] = (1, 2)
 
     def __post_init__(self) -> None:
         check_range("unit_words", (self.unit_words, self.unit_words), 10, 2000)
         for name in ("once", "ranges", "periodic"):
-            check_range(name, getattr(self, name), 0, 5)
+            check_range(name, getattr(self, name), 0, 4)
 
     def make(self, rng: Random, room: Room) -> Item:
         scenario, seed = rng.choice(SCENARIOS), rng.getrandbits(64)
         few = _text(scenario, 4, self.unit_words, [], Random(seed), 0)
-        count = round(room.tokens * 4 / room.tokenizer.count(few) * 0.97)  # the demands come on top
+        count = round(room.tokens * 4 / room.tokenizer.count(few) * 0.93)  # the demands come on top
         demands = self._demands(rng, scenario, count)
         question = _question(scenario, count, self.unit_words, demands)
-        answer = _fitted(room, lambda more: _text(scenario, count, self.unit_words, demands, Random(seed), more))
+        answer = _fitted(
+            room, lambda n, more: _text(scenario, count, self.unit_words, demands, Random(f"{seed} {n}"), more)
+        )
         return Item(
             context="",
             question=question,
@@ -90,27 +94,18 @@ class GoldenThread(VerifiableTask):
         )
 
     def _demands(self, rng: Random, scenario: Scenario, count: int) -> list[Demand]:
-        """No unit has two of them: overlaps are drawn again. ValueError: too few units for that."""
-        numbers = {kind: rng.randint(*bounds) for kind, bounds in self._numbers().items()}
-        things = iter(rng.sample(scenario.things, sum(numbers.values())))
-        demands: list[Demand] = []
-        taken = set[int]()
-        # The long ones first: they find room while there is some.
-        for kind in (kind for kind in ("periodic", "range", "once") for _ in range(numbers[kind])):
-            thing = next(things)
-            for _ in range(_DRAWS):
-                demand = _draw(rng, kind, thing, count)
-                if demand is not None and not taken & set(demand.units):
-                    break
-            else:
-                raise ValueError(f"{count} units of {self.unit_words} words are too few for {len(list(things))} demands")
-            taken |= set(demand.units)
-            demands.append(demand)
-        rng.shuffle(demands)
-        return demands
-
-    def _numbers(self) -> dict[str, Sequence[int]]:
-        return {"once": self.once, "range": self.ranges, "periodic": self.periodic}
+        """Demands of which no unit has two: where two would meet, all are drawn again. ValueError: that never works
+        out, there are too few units."""
+        bounds = {"once": self.once, "range": self.ranges, "periodic": self.periodic}
+        for _ in range(_DRAWS):
+            kinds = [kind for kind, (least, most) in bounds.items() for _ in range(rng.randint(least, most))]
+            things = rng.sample(scenario.things, len(kinds))
+            demands = [_draw(rng, kind, thing, count) for kind, thing in zip(kinds, things, strict=True)]
+            units = [n for demand in demands if demand is not None for n in demand.units]
+            if None not in demands and len(set(units)) == len(units):
+                rng.shuffle(demands)
+                return [demand for demand in demands if demand is not None]
+        raise ValueError(f"{count} units of {self.unit_words} words are too few for so many demands")
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         found = check_text(check, answer)
@@ -228,12 +223,13 @@ def _text(scenario: Scenario, count: int, words: int, demands: list[Demand], rng
     return _join(scenario.unit, units)
 
 
-def _fitted(room: Room, text: Any) -> str:
-    """The text of about `room.tokens` tokens among text(0), text(1), ... ValueError: none is within 2%."""
-    low, high = (room.tokenizer.count(text(more)) for more in (0, 10))
+def _fitted(room: Room, text: Callable[[int, int], str]) -> str:
+    """A text of about `room.tokens` tokens: text(n, more) is the n-th try with `more` sentences on top. ValueError: none
+    is within 2%."""
+    low, high = (room.tokenizer.count(text(0, more)) for more in (0, 10))
     more = max(0, round((room.tokens - low) * 10 / (high - low)))
-    for _ in range(5):
-        made: str = text(more)
+    for n in range(_TRIES):
+        made = text(n, more)
         off = room.tokenizer.count(made) - room.tokens
         if abs(off) <= room.tokens * TOLERANCE:
             return made

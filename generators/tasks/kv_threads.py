@@ -101,7 +101,7 @@ class KvThreads(VerifiableTask):
         others = list(dict.fromkeys(re.findall(r': "([^"]+)"', item.context)))
         near = [item.context[start:end].split('"')[3] for start, end in item.evidence]
         found = [value for value in (near if rng.random() < 0.8 else others) if value not in wrong]
-        wrong[place] = rng.choice(found or [value for value in others if value not in wrong] or [uuid(rng, "eval")])
+        wrong[place] = rng.choice(found or [value for value in others if value not in wrong] or [uuid(rng, self.split)])
         return ", ".join(wrong)
 
     def solve(self, item: Item) -> str:

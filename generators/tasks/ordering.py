@@ -16,7 +16,8 @@ QUESTION = (
     "longer text first, separated by commas, between <order> and </order>, and use these tags only once."
 )
 _UNEVEN = 0.1  # a piece may be that much longer or shorter than an equal share
-_TRIES = 200  # starts tried in a passage
+_PASSAGES = 20  # tried
+_STARTS = 100  # tried in a passage
 _NUMBER = r"(?:\d+|[ivxlcdm]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|last)"
 _HEADING = (
     r"(?:chapter|part|book|section|volume|act|scene|canto|letter|lesson|appendix|page|kapitel|teil|abschnitt|buch|"
@@ -35,6 +36,7 @@ class Ordering(VerifiableTask):
     """`pieces`: into how many a text is cut."""
 
     name: ClassVar[str] = "ordering"
+    targets: ClassVar[tuple[str, ...]] = ("answer",)
     needs_haystack: ClassVar[bool] = True
     pieces: int = 4
 
@@ -49,10 +51,19 @@ class Ordering(VerifiableTask):
         budget = room.tokens - around
         if budget < 5 * self.pieces:
             raise ValueError(f"{room.tokens} tokens are too few for {self.pieces} pieces")
-        lines = _lines(room.haystack.passage(rng, budget + budget // 4), room)
+        for _ in range(_PASSAGES):
+            item = self._cut(rng, _lines(room.haystack.passage(rng, budget + budget // 4), room), budget, order, room)
+            if item is not None:
+                return item
+        raise ValueError(f"no {self.pieces} equal pieces of whole lines found for {room.tokens} tokens")
+
+    def _cut(
+        self, rng: Random, lines: list[tuple[str, int]], budget: int, order: list[int], room: Room
+    ) -> Item | None:
+        """The task from a passage; None where it cannot be cut into equal pieces."""
         starts = list(range(len(lines)))
         rng.shuffle(starts)
-        for start in starts[:_TRIES]:
+        for start in starts[:_STARTS]:
             cuts = _cuts(lines, start, budget, self.pieces)
             if cuts is None:
                 continue
@@ -61,7 +72,7 @@ class Ordering(VerifiableTask):
             off = abs(room.tokenizer.count(item.prompt) - room.tokens)
             if off <= TOLERANCE * room.tokens and len(set(pieces)) == len(pieces):
                 return item
-        raise ValueError(f"no {self.pieces} equal pieces of {room.tokens} tokens in a passage of {len(lines)} lines")
+        return None
 
     def _item(self, pieces: list[str], order: list[int]) -> Item:
         text, spans = Text(), {}

@@ -30,9 +30,9 @@ def check_split(split: str) -> None:
 
 @cache
 def all_words(split: str) -> list[str]:
-    """All made-up words of a split, in lower case."""
-    made = ("".join(parts).lower() for parts in product(_STARTS, _MIDDLES, _ENDS))
-    return [word for word in dict.fromkeys(made) if in_split(word, split)]
+    """All made-up words of a split, in lower case, of five letters or more: shorter ones are often English."""
+    made = dict.fromkeys("".join(parts).lower() for parts in product(_STARTS, _MIDDLES, _ENDS))
+    return [word for word in made if len(word) > 4 and in_split(word, split)]
 
 
 def words(rng: Random, split: str, count: int) -> list[str]:

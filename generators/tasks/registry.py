@@ -16,10 +16,16 @@ from schemas.model import suggestion
 
 TASKS = {
     "ancestors": "generators.tasks.ancestors:Ancestors",
+    "confusing_facts": "generators.tasks.confusing_facts:ConfusingFacts",
+    "countdown": "generators.tasks.countdown:Countdown",
     "exam": "generators.tasks.exam:Exam",
+    "golden_thread": "generators.tasks.golden_thread:GoldenThread",
     "kv_threads": "generators.tasks.kv_threads:KvThreads",
     "label_rounds": "generators.tasks.label_rounds:LabelRounds",
     "needles": "generators.tasks.needles:Needles",
+    "ordering": "generators.tasks.ordering:Ordering",
+    "path_traversal": "generators.tasks.path_traversal:PathTraversal",
+    "tom_tracking": "generators.tasks.tom_tracking:TomTracking",
 }
 
 

@@ -7,5 +7,6 @@ from pydantic import Field
 from schemas.methods.agentwrite import AgentWrite
 from schemas.methods.context_recycling import ContextRecycling
 from schemas.methods.long_qa import LongQA
+from schemas.methods.verifiable import Verifiable
 
-MethodConfig = Annotated[AgentWrite | ContextRecycling | LongQA, Field(discriminator="method")]
+MethodConfig = Annotated[AgentWrite | ContextRecycling | LongQA | Verifiable, Field(discriminator="method")]
