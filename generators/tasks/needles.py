@@ -128,6 +128,8 @@ class Needles(VerifiableTask):
             before, after = context[: places[n]], context[places[n] :]
             lead = between if before and not before[-1].isspace() else ""
             tail = between if after and not after[0].isspace() else ""
+            if before.endswith("\n") and after[:1] == " ":  # before indented lines: a paragraph of its own
+                tail = "\n\n"
             context = f"{before}{lead}{plan.needles[n]}{tail}{after}"
             grown = len(lead) + len(plan.needles[n]) + len(tail)
             spans = {other: (low + grown, high + grown) for other, (low, high) in spans.items()}
