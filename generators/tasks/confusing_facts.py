@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
+from generators.tasks.borders import TokenMap, borders
 from generators.tasks.pools import check_split, names
 from generators.tasks.pools2 import REAL_PEOPLE, REAL_PLACES, RELATIONS, invented
 from generators.tasks.shaping import Text, check_range, fit
@@ -19,7 +20,6 @@ from generators.tasks.shaping import Text, check_range, fit
 SHORT = "Answer with the {what} only."
 _SLOTS = {"person": "name of the person", "place": "name of the place", "year": "year"}
 _FILLING = frozenset("a an the in it was is that this of at by answer year name person place".split())
-_BORDER = re.compile(r"\n|(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ class ConfusingFacts(VerifiableTask):
             raise ValueError(f"{room.tokens} tokens are too few for {len(facts)} facts")
         # Nothing in the text may be called like what the facts tell of, but for what is replaced alike.
         hay = replace(_without(room.haystack.text(rng, room.tokens), {right, *replaced.values()}), replaced)
-        offsets = room.tokenizer.offsets(hay)
+        text = TokenMap(hay, room.tokenizer)
+        if not hay.strip():
+            raise ValueError("the haystack is empty")
 
-        def build(tokens: int, attempt: int) -> Item:
-            cut = [end for _, end in offsets[:tokens]]
-            text = hay[: cut[-1]] if cut else ""
-            places = [_border(text, cut[int(depth * len(cut))] if cut else 0) for depth in depths]
-            context, spans = _insert(text, facts, places)
+        def build(tokens: int, _: int) -> Item:
+            end = text.cut(tokens)
+            places = borders(hay, [text.place(depth * text.tokens_at(end)) for depth in depths], end)
+            context, spans = _insert(hay[:end], facts, places)
             return Item(
                 context=context,
                 question=question,
@@ -60,10 +61,10 @@ class ConfusingFacts(VerifiableTask):
                 check={"answer": right, "question": question},
                 evidence=(spans[0],),
                 details={
-                    "depth": round(spans[0][0] / max(1, len(context)), 4),
+                    "depth": round(spans[0][0] / len(context), 4),
                     "confusers": len(facts) - 1,
                     "near_misses": wrong,
-                    "replaced": replaced,
+                    "replaced": {old: new for old, new in replaced.items() if new in context},
                 },
             )
 
@@ -133,23 +134,17 @@ def _without(text: str, phrases: set[str]) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if found.search(line) is None)
 
 
-def _border(text: str, at: int) -> int:
-    """The first end of a sentence or line at or past `at`; the end of the text where there is none."""
-    found = _BORDER.search(text, at)
-    return found.end() if found else len(text)
-
-
 def _insert(text: str, facts: list[str], places: list[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The facts put into the text, and where each of them stands then."""
+    """The facts put into the text at these places, and where each of them stands then."""
     out, spans, at = Text(), [(0, 0)] * len(facts), 0
     for place, n in sorted(zip(places, range(len(facts)), strict=True)):
-        piece = text[at:place]
-        out.add(piece if not piece or piece[-1].isspace() else f"{piece}\n")
+        out.add(text[at:place])
+        out.add(" " if place and not text[place - 1].isspace() else "")
         spans[n] = out.add(facts[n])
-        out.add("\n" if place in (0, len(text)) or text[place - 1] == "\n" else " ")
+        out.add(" " if place < len(text) and not text[place].isspace() else "")
         at = place
     out.add(text[at:])
-    return str(out).rstrip(), spans
+    return str(out), spans
 
 
 def _pattern(form: str, given: Mapping[str, str] | None = None) -> re.Pattern[str]:

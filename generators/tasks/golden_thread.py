@@ -61,7 +61,7 @@ class GoldenThread(VerifiableTask):
     name: ClassVar[str] = "golden_thread"
     targets: ClassVar[tuple[str, ...]] = ("answer",)
     measures: ClassVar[Literal["prompt", "answer"]] = "answer"
-    unit_words: int = 150
+    unit_words: int = 100
     once: Sequence[int] = (2, 4)
     ranges: Sequence[int] = (1, 2)
     periodic: Sequence[int] = (1, 2)
@@ -75,6 +75,8 @@ class GoldenThread(VerifiableTask):
         scenario, seed = rng.choice(SCENARIOS), rng.getrandbits(64)
         few = _text(scenario, 4, self.unit_words, [], Random(seed), 0)
         count = round(room.tokens * 4 / room.tokenizer.count(few) * 0.93)  # the demands come on top
+        if count < 6:
+            raise ValueError(f"{room.tokens} tokens hold only {count} units of {self.unit_words} words")
         demands = self._demands(rng, scenario, count)
         question = _question(scenario, count, self.unit_words, demands)
         answer = _fitted(

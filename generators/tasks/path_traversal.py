@@ -119,6 +119,8 @@ class PathTraversal(VerifiableTask):
         assert asked is not None
         route = [asked[1]]
         while route[-1] != asked[2]:
+            if route[-1] not in roads or len(route) > len(roads):
+                raise ValueError(f"no way from {asked[1]} to {asked[2]}")
             route.append(roads[route[-1]])
         return _answer(route)
 

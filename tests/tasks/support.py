@@ -40,6 +40,8 @@ class Prose:
             held += 10 * parts
         return "\n".join(lines)
 
+    passage = text
+
 
 class ChineseProse:
     def text(self, rng: Random, tokens: int) -> str:
