@@ -25,7 +25,7 @@ RULES = (
     "heading on a line of its own, like\n=== {unit} 1 ===\nand write at least {words} words below each heading. Heed these "
     "demands, and use the words for what is to be mentioned as they stand here:"
 )
-_HEADING = re.compile(r"^=== *(\w+) (\d{1,6}) *===[ \t]*$", re.M)
+_HEADING = re.compile(r"^[ \t]*=== *(\w+) (\d{1,6}) *===[ \t]*$", re.M)
 _RULES = re.compile(r"from (\w+) 1 to \w+ (\d+),.* at least (\d+) words", re.S)
 _DEMAND = {
     "once": re.compile(r"- \w+ (?P<first>\d+) mentions the (?P<thing>.+)\."),

@@ -126,6 +126,8 @@ class TomTracking(VerifiableTask):
         place = {match[1]: match[2] for match in _PUT.finditer(item.context)}
         where = {match[1]: match[2] for match in _STANDS.finditer(item.context)}
         people = re.split(r", | and ", asked[2])
+        if asked[1] not in place or not set(people) <= set(where):
+            raise ValueError("the text does not say how it starts")
         return _answer(trace(World(where, place), sorted(events.items()), asked[1], people))
 
 

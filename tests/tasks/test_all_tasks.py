@@ -22,6 +22,7 @@ NAMES = sorted(TASKS)
 SMALL = 600  # tokens of the many tasks below
 SMALLEST = {"golden_thread": 3000, "tom_tracking": 1000}  # tasks that cannot be so short, and how short they can be
 READS_PROSE = {"ordering"}
+NOT_FLAT = {"ordering", "tom_tracking"}  # evidence is all of the context; the start of the story is always needed
 
 
 def make(name: str, seed: int, tokens: int | None = None, tokenizer=None) -> Item:
@@ -88,6 +89,8 @@ def test_evidence_lies_within_the_context(name):
 @every_task
 def test_evidence_is_spread_evenly_over_the_text(name):
     """extras 5: the depth histogram is flat."""
+    if name in NOT_FLAT:
+        pytest.skip("evidence has its place")
     tenths = Counter(
         min(9, 10 * start // len(item.context)) for item in items(name) for start, _ in item.evidence if item.context
     )
