@@ -80,7 +80,9 @@ class GoldenThread(VerifiableTask):
         demands = self._demands(rng, scenario, count)
         question = _question(scenario, count, self.unit_words, demands)
         answer = _fitted(
-            room, lambda n, more: _text(scenario, count, self.unit_words, demands, Random(f"{seed} {n}"), more)
+            room,
+            lambda n, more: _text(scenario, count, self.unit_words, demands, Random(f"{seed} {n}"), more),
+            sentence=room.tokenizer.count(" ".join(scenario.sentence(rng) for _ in range(20))) / 20,
         )
         return Item(
             context="",
@@ -111,7 +113,7 @@ class GoldenThread(VerifiableTask):
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         found = check_text(check, answer)
-        return bool(found["in_order"] and found["completion"] == found["accuracy"] == found["long_enough"] == 1)
+        return bool(found["in_order"] and not found["extra"] and found["completion"] == found["accuracy"] == found["long_enough"] == 1)
 
     def corrupt(self, item: Item, rng: Random) -> str:
         """A unit is left out, or does not mention what it should."""
@@ -148,7 +150,7 @@ def check_text(check: Mapping[str, Any], text: str) -> dict[str, Any]:
 
     `completion`: share of the units that are there, exactly once. `accuracy`: share of (demand, unit) pairs met; those
     of units that are missing are not. `long_enough`: share of all units that are there and have the words asked for.
-    `in_order`: the headings count from 1 up. `unmet`: [thing, unit] of the demands not met.
+    `in_order`: the headings count from 1 up. `extra`: headings of units nobody asked for. `unmet`: [thing, unit] of the demands not met.
     """
     found = list(_units(text, check["unit"]))
     numbers = [n for n, _ in found]
@@ -160,6 +162,7 @@ def check_text(check: Mapping[str, Any], text: str) -> dict[str, Any]:
         "accuracy": 1 - len(unmet) / len(asked) if asked else 1.0,
         "long_enough": sum(len(body.split()) >= check["words"] for body in units.values()) / check["count"],
         "in_order": numbers == list(range(1, len(numbers) + 1)),
+        "extra": sum(not 1 <= n <= check["count"] for n in numbers),
         "unmet": unmet,
     }
 
@@ -225,15 +228,14 @@ def _text(scenario: Scenario, count: int, words: int, demands: list[Demand], rng
     return _join(scenario.unit, units)
 
 
-def _fitted(room: Room, text: Callable[[int, int], str]) -> str:
-    """A text of about `room.tokens` tokens: text(n, more) is the n-th try with `more` sentences on top. ValueError: none
-    is within 2%."""
-    low, high = (room.tokenizer.count(text(0, more)) for more in (0, 10))
-    more = max(0, round((room.tokens - low) * 10 / (high - low)))
+def _fitted(room: Room, text: Callable[[int, int], str], sentence: float) -> str:
+    """A text of about `room.tokens` tokens: text(n, more) is the n-th try with `more` sentences on top, of about that
+    many tokens each. ValueError: none is within 2%."""
+    more = 0
     for n in range(_TRIES):
         made = text(n, more)
         off = room.tokenizer.count(made) - room.tokens
         if abs(off) <= room.tokens * TOLERANCE:
             return made
-        more = max(0, more - round(off * 10 / (high - low)))
+        more = max(0, more - round(off / sentence))
     raise ValueError(f"no text of {room.tokens} tokens: the nearest is {off:+d} off")

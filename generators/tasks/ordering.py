@@ -15,7 +15,7 @@ QUESTION = (
     "order was changed. In which order do they belong? Write the numbers of the pieces, the one that comes first in the "
     "longer text first, separated by commas, between <order> and </order>, and use these tags only once."
 )
-_UNEVEN = 0.1  # a piece may be that much longer or shorter than an equal share
+_UNEVEN = 0.1  # the longest piece may be that much longer than the shortest
 _PASSAGES = 20  # tried
 _STARTS = 100  # tried in a passage
 _NUMBER = r"(?:\d+|[ivxlcdm]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|last)"
@@ -70,7 +70,12 @@ class Ordering(VerifiableTask):
             pieces = ["".join(line for line, _ in lines[a:b]).strip("\n") for a, b in zip(cuts, cuts[1:], strict=False)]
             item = self._item(pieces, order)
             off = abs(room.tokenizer.count(item.prompt) - room.tokens)
-            if off <= TOLERANCE * room.tokens and len(set(pieces)) == len(pieces):
+            sizes = room.tokenizer.count_many(pieces)
+            if (
+                off <= TOLERANCE * room.tokens
+                and max(sizes) <= (1 + _UNEVEN) * min(sizes)
+                and len(set(pieces)) == len(pieces)
+            ):
                 return item
         return None
 
