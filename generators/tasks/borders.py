@@ -7,7 +7,8 @@ from itertools import accumulate
 from generators.base import Tokenizer
 
 # After the end of a sentence, or at the start of a paragraph. A point after "Mr", "Prof" or one letter ends none.
-_NO_END = "".join(f"(?<!{word})" for word in "Mrs Prof Capt Col Gen Rev Hon Sgt Lt Jr Sr St vs No cf etc al".split())
+_NOT_LAST = ("Mrs", "Prof", "Capt", "Col", "Gen", "Rev", "Hon", "Sgt", "Lt", "Jr", "Sr", "St", "vs", "No", "cf", "etc")
+_NO_END = "".join(f"(?<!{word})" for word in _NOT_LAST)
 _BORDER = re.compile(
     rf"[a-z0-9)\]]{{2}}{_NO_END}[.!?][\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])|[。！？][”’」』）]*(?![”’」』）。！？])|\n\s*\n"
 )
@@ -70,7 +71,7 @@ class TokenMap:
         return self._tokens[n] + (self._tokens[n + 1] - self._tokens[n]) * (place - self._ends[n]) / chars
 
     def cut(self, tokens: int) -> int:
-        """Where the text ends when it has about that many tokens: at a border if one is within 1.2%, else at a space."""
+        """Where the text ends when it has about that many tokens: at a border within 1.2%, else at a space."""
         slack = max(4.0, 0.012 * tokens)
         place, low, high = (self.place(max(0.0, n)) for n in (tokens, tokens - slack, tokens + slack))
         if place >= len(self.text):
