@@ -39,7 +39,7 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
             files = inputs(source, context.base_dir)
             size = sum(file.size for file in files)
             yield f"{kind} {source.name!r}: {len(files)} inputs, {size / 1e6:.1f} MB"
-    for name in sorted({g.step_engines.get(step, g.engine) for g in context.recipe.generate for step in g.steps}):
+    for name in sorted({g.step_engines.get(step, str(g.engine)) for g in context.recipe.generate for step in g.steps}):
         engine = engines.engine(name)
         window = await engines.window(name)
         served = ""
@@ -54,7 +54,7 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
     for generator in context.recipe.generate:
         tokens = getattr(generator, "document_tokens", None)
         reserve = PROMPT_RESERVE + (tokens.min if tokens is not None else 0)
-        for name in sorted({generator.step_engines.get(step, generator.engine) for step in generator.steps}):
+        for name in sorted({generator.step_engines.get(step, str(generator.engine)) for step in generator.steps}):
             window = await engines.window(name)
             served_steps = [s for s in generator.steps if generator.step_engines.get(s, generator.engine) == name]
             longest = max(generator.steps[step].max_tokens for step in served_steps)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 from generators.registry import imported_modules
 from generators.runner import Task
 from generators.tasks.registry import TASKS
-from generators.verifiable import Remembering, TaskRow, Verifiable, entry_key
+from generators.verifiable import Remembering, TaskRow, Verifiable
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage

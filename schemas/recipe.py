@@ -110,6 +110,5 @@ class Recipe(Model):
         for name in generator.sources or ():
             if name not in offered:
                 raise ValueError(
-                    f"generate {generator.name!r}: no source {name!r} under {kind!r}"
-                    f"{suggestion(name, offered)}"
+                    f"generate {generator.name!r}: no source {name!r} under {kind!r}{suggestion(name, offered)}"
                 )

@@ -120,7 +120,9 @@ class Ancestors(VerifiableTask):
         if item.answer.isdigit():
             right = int(item.answer)
             return str(rng.choice([n for n in range(max(1, right - 2), right + 3) if n != right]))
-        near = [name for start, end in item.evidence for name in re.findall(_NAME, _bare(item.context[start:end]))]
+        near: list[str] = [
+            name for start, end in item.evidence for name in re.findall(_NAME, _bare(item.context[start:end]))
+        ]
         return rng.choice([name for name in dict.fromkeys(near) if name != item.answer])
 
     def solve(self, item: Item) -> str:
@@ -141,7 +143,7 @@ class Ancestors(VerifiableTask):
 
 def _walk(kind: str, asked: dict[str, str], elders: dict[str, Any], youngers: dict[str, Any]) -> str:
     steps = elders if kind in ("eldest", "ancestor") else youngers
-    person, passed = asked["a"], 0
+    passed, person = 0, asked["a"]
     if person not in steps:
         raise ValueError(f"the text does not say it of {person}")
     wanted = int(asked["n"]) if "n" in asked else None
@@ -150,7 +152,7 @@ def _walk(kind: str, asked: dict[str, str], elders: dict[str, Any], youngers: di
         passed += generations
     if (wanted is not None and passed != wanted) or ("b" in asked and person != asked["b"]):
         raise ValueError("the text breaks off before that person")
-    return str(passed) if kind == "distance" else person
+    return str(passed if kind == "distance" else person)
 
 
 def _sentence(link: Link, rng: Random) -> str:

@@ -7,15 +7,19 @@ from itertools import accumulate
 from generators.base import Tokenizer
 
 # After the end of a sentence, or at the start of a paragraph. A point after "Mr", "Prof" or one letter ends none.
-_NO_END = "".join(f"(?<!{word})" for word in "Mrs Prof Capt Col Gen Rev Hon Sgt Lt Jr Sr St vs No cf etc al".split())
+_NOT_LAST = ("Mrs", "Prof", "Capt", "Col", "Gen", "Rev", "Hon", "Sgt", "Lt", "Jr", "Sr", "St", "vs", "No", "cf", "etc")
+_NO_END = "".join(f"(?<!{word})" for word in _NOT_LAST)
 _BORDER = re.compile(
     rf"[a-z0-9)\]]{{2}}{_NO_END}[.!?][\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])|[。！？][”’」』）]*(?![”’」』）。！？])|\n\s*\n"
 )
+_END = re.compile(r"[.!?。！？][\"'”’)\]」』）]*\s*$")
+_BACK = 20_000  # characters searched for the last border
 _BLOCK = 2000  # characters counted at once
 
 
 def borders(text: str, places: list[int], end: int) -> list[int]:
-    """For each place the first border at or past it, up to `end`; no two are the same where there are enough."""
+    """For each place the first border at or past it in text[:end], or the last one before it where none is past it; no
+    two are the same where there are enough. The end of the text is a border if a sentence ends there."""
     found: dict[int, int] = {}
     taken = -1
     for n in sorted(range(len(places)), key=places.__getitem__):
@@ -30,7 +34,12 @@ def _next(text: str, place: int, end: int) -> int:
     match = _BORDER.search(text, max(0, place - 8), end)
     while match is not None and match.end() < place:
         match = _BORDER.search(text, match.start() + 1, end)
-    return end if match is None else match.end()
+    if match is not None:
+        return match.end()
+    if _END.search(text, max(0, end - 8), end):
+        return end
+    start = max(0, place - _BACK)
+    return max((match.end() for match in _BORDER.finditer(text, start, end)), default=end)
 
 
 class TokenMap:
@@ -62,17 +71,21 @@ class TokenMap:
         return self._tokens[n] + (self._tokens[n + 1] - self._tokens[n]) * (place - self._ends[n]) / chars
 
     def cut(self, tokens: int) -> int:
-        """Where the text ends when it has about that many tokens: at a border if one is near, else at a space."""
-        place = self.place(tokens)
+        """Where the text ends when it has about that many tokens: at a border within 1.2%, else at a space."""
+        slack = max(4.0, 0.012 * tokens)
+        place, low, high = (self.place(max(0.0, n)) for n in (tokens, tokens - slack, tokens + slack))
         if place >= len(self.text):
             return len(self.text)
-        low = self.place(tokens - max(4, tokens // 200))
-        near = [match.end() for match in _BORDER.finditer(self.text, max(0, low - 8), place + 1)]
-        end = max((end for end in near if low <= end <= place), default=0) or _space(self.text, place)
-        return len(self.text[:end].rstrip())
+        ends = (match.end() for match in _BORDER.finditer(self.text, max(0, low - 8), min(len(self.text), high + 8)))
+        near = [end for end in ends if low <= end <= high]
+        end = min(near, key=lambda end: abs(end - place)) if near else _space(self.text, place)
+        while end and self.text[end - 1].isspace():
+            end -= 1
+        return end
 
 
 def _space(text: str, place: int) -> int:
     """The last space before a place; where there is none near, the place itself."""
-    found = max(text.rfind(" ", 0, place), text.rfind("\n", 0, place))
-    return found if place - found < 200 and found > 0 else place
+    near = max(0, place - 40)
+    found = max(text.rfind(" ", near, place), text.rfind("\n", near, place))
+    return found if found > 0 else place

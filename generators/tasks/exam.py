@@ -121,7 +121,7 @@ class Exam(VerifiableTask):
         return wrong
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
-        return numbers(answer) == set(check["numbers"])
+        return sorted(numbers(answer)) == sorted(check["numbers"])
 
     def corrupt(self, item: Item, rng: Random) -> str:
         """One wrong answer missed, one right answer blamed, or both."""

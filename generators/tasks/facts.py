@@ -45,10 +45,12 @@ def _word(rng: Random, split: str) -> str:
 FACTS = {
     "en": (
         Fact("The locker number of {subject} is {value}.", "the locker number of {subject}", _people("en"), _number(5)),
-        Fact("The password of the {subject} is {value}.", "the password of the {subject}", _places("{} archive"), _word),
+        Fact("The password of the {subject} is {value}.", "the password of the {subject}",
+             _places("{} archive"), _word),
         Fact("{subject} pays a yearly rent of {value} crowns.", "the yearly rent of {subject} in crowns",
              _people("en"), _number(4)),
-        Fact("The ship of {subject} bears the name {value}.", "the name of the ship of {subject}", _people("en"), _word),
+        Fact("The ship of {subject} bears the name {value}.", "the name of the ship of {subject}",
+             _people("en"), _word),
         Fact("The bell of the {subject} weighs {value} pounds.", "the weight of the bell of the {subject} in pounds",
              _places("{} chapel"), _number(4)),
     ),
@@ -69,8 +71,8 @@ QUESTIONS = {
         "one": "Somewhere in the text above it is said what {asks} is. What is {asks}? Answer with that only.",
         "many": "The text above says in different places what these are: {asks}. Answer with these values only, in "
         "this order, separated by commas.",
-        "chain": "According to the text above, {first} had the {thing} at first, and it went from hand to hand. Who has "
-        "it in the end? Answer with the name only.",
+        "chain": "According to the text above, {first} had the {thing} at first, and it went from hand to hand. Who "
+        "has it in the end? Answer with the name only.",
     },
     "zh": {
         "one": "上文某处提到了这一信息：{asks}。请问答案是什么？只回答答案本身。",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar
 
@@ -61,7 +62,7 @@ class KvThreads(VerifiableTask):
         values = [uuid(rng, self.split) for _ in range(pairs)]
         threads = _places(rng, pairs, count, length, direction)
         for thread in threads:
-            for here, there in zip(thread, thread[1:], strict=False):
+            for here, there in pairwise(thread):
                 values[here] = keys[there]
         mark = rng.choice(MARKS)
         if kind == "conditional":

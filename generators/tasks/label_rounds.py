@@ -74,7 +74,7 @@ class LabelRounds(VerifiableTask):
     def corrupt(self, item: Item, rng: Random) -> str:
         """Another label: half of the time the one seen last, which models favour."""
         seen = [label for _, label in _EXAMPLE.findall(item.context)]
-        others = [label for label in dict.fromkeys(reversed(seen)) if label != item.answer]
+        others: list[str] = [label for label in dict.fromkeys(reversed(seen)) if label != item.answer]
         return others[0] if rng.random() < 0.5 else rng.choice(others)
 
     def solve(self, item: Item) -> str:

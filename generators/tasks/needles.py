@@ -7,6 +7,7 @@ stand beside them, so that the form of a needle does not give the answer away.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar
 
@@ -107,7 +108,7 @@ class Needles(VerifiableTask):
         needles = [
             form.format(giver=giver, thing=what, taker=taker)
             for line, what in ((chain, thing), (rest, other))
-            for giver, taker in zip(line, line[1:], strict=False)
+            for giver, taker in pairwise(line)
         ]
         question = QUESTIONS[self.language]["chain"].format(first=chain[0], thing=thing)
         return _Plan(needles, count, question, [chain[-1]], [*people, thing, other])

@@ -2,6 +2,7 @@
 uses ever stands in an evaluation task. All of it is put together from syllables: no benchmark holds it."""
 
 import hashlib
+import re
 from functools import cache
 from itertools import product
 from random import Random
@@ -9,11 +10,14 @@ from random import Random
 SPLITS = ("train", "eval")
 _EVAL_SHARE = 5  # one in five
 
-_STARTS = "B Br D Dr F Fl G Gr H J K Kl L M N P Pr R S St T Tr V Z".split()
-_MIDDLES = "al an ar el en er il in ir ol on or ul un ur av ev iv ov ad ed id od ag".split()
-_ENDS = "a e i o ak ek ik ok ash esh ith oth ard urn im um".split()
-_FAMILY_ENDS = "berg dal dorn fell ford holt lund mark mere mond rick stad strand vale wick win wold worth".split()
-_ZH_FAMILY = tuple("安白柏曹岑常车程池褚邓丁董窦杜樊范方冯傅葛宫顾郭韩何贺洪侯胡华黄霍姬季江姜蒋金康")
+_STARTS = re.findall(r"\w+", "B Br D Dr F Fl G Gr H J K Kl L M N P Pr R S St T Tr V Z")
+_MIDDLES = re.findall("..", "alanarelenerilinirolonorulunuravevivovadedidodag")
+_ENDS = re.findall(r"\w+", "a e i o ak ek ik ok ash esh ith oth ard urn im um")
+_FAMILY_ENDS = (
+    "berg", "dal", "dorn", "fell", "ford", "holt", "lund", "mark", "mere", "mond", "rick", "stad", "strand", "vale",
+    "wick", "win", "wold", "worth",
+)  # fmt: skip
+_ZH_FAMILY = list("安白柏曹岑常车程池褚邓丁董窦杜樊范方冯傅葛宫顾郭韩何贺洪侯胡华黄霍姬季江姜蒋金康")
 _ZH_GIVEN = "博才辰达丹芳枫刚歌冠国海涵浩禾恒虹嘉江杰静君凯岚磊黎亮琳龙鸣宁鹏琪清然荣锐森松涛文曦翔霄雅扬宇泽舟"
 
 
@@ -44,7 +48,7 @@ def words(rng: Random, split: str, count: int) -> list[str]:
 def _name_parts(split: str, language: str) -> tuple[list[str], list[str]]:
     if language == "zh":
         given = ["".join(pair) for pair in product(_ZH_GIVEN, repeat=2)]
-        return list(_ZH_FAMILY), [name for name in given if in_split(name, split)]
+        return _ZH_FAMILY, [name for name in given if in_split(name, split)]
     family = ["".join(parts) for parts in product(_STARTS, _MIDDLES, _FAMILY_ENDS)]
     return [word.capitalize() for word in all_words(split)], [name for name in family if in_split(name, split)]
 

@@ -79,9 +79,11 @@ def normal_list(answer: str) -> list[str]:
     return [part for part in map(normal, re.split(r"[,;，；、\n]", answer)) if part]
 
 
-def numbers(answer: str) -> set[str]:
-    """The whole numbers in an answer, without leading zeros (as text: an answer may hold any number of digits)."""
-    return {digits.lstrip("0") or "0" for digits in re.findall(r"[0-9]+", answer)}
+def numbers(answer: str) -> list[str]:
+    """The whole numbers of an answer that lists such, as text without leading zeros (there is no limit to digits);
+    nothing where anything else stands in it."""
+    parts = re.split(r"[\s,;，；、]+", normal(answer).replace(" and ", " "))
+    return [part.lstrip("0") or "0" for part in parts] if all(re.fullmatch("[0-9]+", part) for part in parts) else []
 
 
 def tagged(answer: str, tag: str) -> str | None:

@@ -52,6 +52,6 @@ class Verifiable(ModelFree):
             for tokens in entry.tokens:
                 key = (entry.task, canonical_json(entry.options), entry.target, tokens)
                 if key in seen:
-                    raise ValueError(f"the task {entry.task!r} of {tokens} tokens is listed twice with the same options")
+                    raise ValueError(f"task {entry.task!r} of {tokens} tokens is listed twice with the same options")
                 seen.add(key)
         return self

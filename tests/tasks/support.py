@@ -52,6 +52,7 @@ class ChineseProse:
 def bpe():
     """A real byte-level BPE tokenizer, trained here on Python's own topics."""
     from pydoc_data.topics import topics
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
