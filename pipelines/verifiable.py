@@ -78,7 +78,15 @@ class VerifiableStage(GenerateStage):
         for (key, tokens), draws in groups.items():
             entry, task = self.generator.entries[key], self.generator.tasks[key]
             made_from = self._documents(context) if task.needs_haystack else []
-            what = [*common, entry.task, task.version, entry.options, entry.target, _code(entry), [d.row_id for d in made_from]]
+            what = [
+                *common,
+                entry.task,
+                task.version,
+                entry.options,
+                entry.target,
+                _code(entry),
+                [d.row_id for d in made_from],
+            ]
             for start in range(0, len(draws), self.config.shard_rows):
                 shard = draws[start : start + self.config.shard_rows]
                 fingerprint = digest([what, [one.row_id for one in shard]])

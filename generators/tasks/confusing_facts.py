@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.borders import TokenMap, borders
 from generators.tasks.pools import check_split, names
-from generators.tasks.pools2 import REAL_PEOPLE, REAL_PLACES, RELATIONS, invented
+from generators.tasks.story_pools import REAL_PEOPLE, REAL_PLACES, RELATIONS, invented
 from generators.tasks.shaping import Text, check_range, fit
 
 SHORT = "Answer with the {what} only."

@@ -113,7 +113,11 @@ class GoldenThread(VerifiableTask):
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         found = check_text(check, answer)
-        return bool(found["in_order"] and not found["extra"] and found["completion"] == found["accuracy"] == found["long_enough"] == 1)
+        return bool(
+            found["in_order"]
+            and not found["extra"]
+            and found["completion"] == found["accuracy"] == found["long_enough"] == 1
+        )
 
     def corrupt(self, item: Item, rng: Random) -> str:
         """A unit is left out, or does not mention what it should."""

@@ -57,9 +57,7 @@ class Ordering(VerifiableTask):
                 return item
         raise ValueError(f"no {self.pieces} equal pieces of whole lines found for {room.tokens} tokens")
 
-    def _cut(
-        self, rng: Random, lines: list[tuple[str, int]], budget: int, order: list[int], room: Room
-    ) -> Item | None:
+    def _cut(self, rng: Random, lines: list[tuple[str, int]], budget: int, order: list[int], room: Room) -> Item | None:
         """The task from a passage; None where it cannot be cut into equal pieces."""
         starts = list(range(len(lines)))
         rng.shuffle(starts)

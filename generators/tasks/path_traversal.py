@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.pools import check_split
-from generators.tasks.pools2 import invented
+from generators.tasks.story_pools import invented
 from generators.tasks.shaping import Text, check_range, grow, tagged
 
 ROADS = (

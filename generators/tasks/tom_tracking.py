@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.pools import check_split, words
-from generators.tasks.pools2 import COLOURS, CONTAINERS, ROOMS, THINGS
+from generators.tasks.story_pools import COLOURS, CONTAINERS, ROOMS, THINGS
 from generators.tasks.shaping import check_range, grow, tagged
 
 RULES = (
@@ -202,10 +202,7 @@ class _House:
         if needed:
             return "go", walker, room
         possible = [
-            (mover, thing)
-            for thing in self.place
-            if thing != self.thing
-            for mover in self._present(world, thing)
+            (mover, thing) for thing in self.place if thing != self.thing for mover in self._present(world, thing)
         ]
         if not followed and possible and rng.random() < 0.5:
             return self._move(rng, world, *rng.choice(possible))

@@ -130,6 +130,8 @@ def print_digests() -> None:
 @pytest.mark.parametrize(("tokens", "seeds"), [(2048, 8), (8192, 3), (32768, 1)])
 def test_the_prompt_has_the_length_asked_for(name, tokens, seeds):
     """extras 13, test 2: within 2%, counted whole by words, a BPE tokenizer and cl100k where it is at hand."""
+    if tokens < SMALLEST.get(name, 0):
+        pytest.skip("it cannot be so short")
     for tokenizer in (None, bpe(), cl100k()):
         for seed in range(seeds):
             item = make(name, seed, tokens, tokenizer)

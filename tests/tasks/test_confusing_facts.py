@@ -7,7 +7,7 @@ import pytest
 
 from generators.tasks.base import Room
 from generators.tasks.confusing_facts import ConfusingFacts, replace
-from generators.tasks.pools2 import REAL_PEOPLE, REAL_PLACES, RELATIONS
+from generators.tasks.story_pools import REAL_PEOPLE, REAL_PLACES, RELATIONS
 from tests.tasks.support import WORDS, Prose, room
 
 
@@ -28,7 +28,9 @@ def test_the_same_question_at_every_length(seed):
     assert len({(one.question, one.answer, str(one.check)) for one in made}) == 1
     assert len({one.context[slice(*one.evidence[0])] for one in made}) == 1
     assert len({tuple(sorted(facts(one))) for one in made}) == 1
-    assert all(abs(WORDS.count(one.prompt) - n) <= 0.02 * n for one, n in zip(made, (300, 700, 3000, 8000), strict=True))
+    assert all(
+        abs(WORDS.count(one.prompt) - n) <= 0.02 * n for one, n in zip(made, (300, 700, 3000, 8000), strict=True)
+    )
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -50,7 +52,9 @@ class Towns(Prose):
     """A haystack that speaks of real towns and people."""
 
     def text(self, rng, tokens):
-        return super().text(rng, tokens).replace("one thing", f"of {rng.choice(REAL_PLACES)} to {rng.choice(REAL_PEOPLE)}")
+        return (
+            super().text(rng, tokens).replace("one thing", f"of {rng.choice(REAL_PLACES)} to {rng.choice(REAL_PEOPLE)}")
+        )
 
 
 def test_names_are_replaced_in_text_facts_question_and_answer_alike():
