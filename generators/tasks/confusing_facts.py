@@ -1,8 +1,8 @@
-"""Confusing facts (LV-Eval, arXiv 2402.05136): one fact in a long text, among others that miss it by a person, a place or
-a year.
+"""Confusing facts (LV-Eval, arXiv 2402.05136): one fact in a long text, among others that miss it by a person, a place
+or a year.
 
-As there, key phrases are replaced: the facts are written with real names, and every one of these becomes a made-up one in
-facts, question, answer and the text around them, so that nothing can be known beforehand or contradict.
+As there, key phrases are replaced: the facts are written with real names, and every one of these becomes a made-up one
+in facts, question, answer and the text around them, so that nothing can be known beforehand or contradict.
 """
 
 import re
@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.borders import TokenMap, borders
 from generators.tasks.pools import check_split, names
-from generators.tasks.story_pools import REAL_PEOPLE, REAL_PLACES, RELATIONS, invented
 from generators.tasks.shaping import Text, check_range, fit
+from generators.tasks.story_pools import REAL_PEOPLE, REAL_PLACES, RELATIONS, invented
 
 SHORT = "Answer with the {what} only."
 _SLOTS = {"person": "name of the person", "place": "name of the place", "year": "year"}
-_FILLING = frozenset("a an the in it was is that this of at by answer year name person place".split())
+_FILLING = frozenset(
+    ("a", "an", "the", "in", "it", "was", "is", "of", "at", "by", "answer", "year", "name", "person", "place")
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Countdown (LongProc, arXiv 2501.05414): reach a number from four others, with the whole depth-first search as trace."""
+"""Countdown (LongProc, arXiv 2501.05414): reach a number from four others, with the depth-first search as trace."""
 
 import ast
 import re
@@ -18,8 +18,8 @@ LIMIT = 2000  # results stay below it
 _TRIES = 2000  # puzzles drawn for one of the wanted trace length
 
 TASK = (
-    "Combine the numbers {numbers} with +, -, * and / to get {target}. Each number is used exactly once; every result on "
-    "the way is a whole number, at least 0 and below 2000."
+    "Combine the numbers {numbers} with +, -, * and / to get {target}. Each number is used exactly once; every result "
+    "on the way is a whole number, at least 0 and below 2000."
 )
 EQUATION = (
     "Give the solution as one equation between <equation> and </equation>, with parentheses where they are needed and "
@@ -27,11 +27,11 @@ EQUATION = (
 )
 SEARCH = (
     "First write down the search between <search> and </search>. Keep the numbers in falling order. Take the pairs of "
-    "them in order: first and second, first and third, and so on, then second and third, and so on. With a pair a and b "
-    "(a before b) try a + b, a - b, a * b and a / b in this order; leave out a division by 0 or with a remainder, and a "
-    "result of 2000 or more. Write each try on a line of its own: two spaces for every try that it builds on, the "
-    "calculation, then the numbers that are left, as in `8 + 2 = 10 | 10 5 1`. While more than one number is left go on "
-    "with these before the next try; stop at the first try that leaves only the target."
+    "them in order: first and second, first and third, and so on, then second and third, and so on. With a pair a and "
+    "b (a before b) try a + b, a - b, a * b and a / b in this order; leave out a division by 0 or with a remainder, "
+    "and a result of 2000 or more. Write each try on a line of its own: two spaces for every try that it builds on, "
+    "the calculation, then the numbers that are left, as in `8 + 2 = 10 | 10 5 1`. While more than one number is left "
+    "go on with these before the next try; stop at the first try that leaves only the target."
 )
 EXAMPLE = "Puzzle: get {target} from {numbers}."
 _ASKED = re.compile(r"Combine the numbers ([\d, ]+) with .* to get (\d+)\.")
@@ -40,7 +40,7 @@ _CHARACTERS = re.compile(r"[\d+*/() -]{1,200}")
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One calculation of the search. `depth`: on how many others it builds. `solved`: the equation, where this is it."""
+    """One calculation of the search. `depth`: on how many others it builds. `solved`: the equation, if this is it."""
 
     depth: int
     text: str
@@ -184,7 +184,7 @@ class Countdown(VerifiableTask):
         equation = tries[-1].solved
         assert equation is not None
         while True:
-            at = rng.choice([match for match in re.finditer(r"\d+|[-+*/]", equation.partition("=")[0])])
+            at = rng.choice(list(re.finditer(r"\d+|[-+*/]", equation.partition("=")[0])))
             new = str(rng.randint(1, LARGEST_NUMBER)) if at[0].isdigit() else rng.choice("+-*/")
             changed = equation[: at.start()] + new + equation[at.end() :]
             if not valid_equation(changed, list(item.check["numbers"]), item.check["target"]):

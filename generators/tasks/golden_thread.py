@@ -1,8 +1,8 @@
-"""Spinning the Golden Thread (LongGenBench, arXiv 2409.02076): a long text in numbered units, some of which must mention
-given things.
+"""Spinning the Golden Thread (LongGenBench, arXiv 2409.02076): a long text in numbered units, some of which must
+mention given things.
 
-Its answer is put together from templates and meets every demand: it proves that the task can be done and that the checker
-works, but it is no prose to train on. Use the prompts, and `check_text` to choose among texts a model wrote.
+Its answer is put together from templates and meets every demand: it proves that the task can be done and that the
+checker works, but it is no prose to train on. Use the prompts, and `check_text` to choose among texts a model wrote.
 """
 
 import re
@@ -21,9 +21,9 @@ DEMANDS = {
     "periodic": "{unit} {first} and every {step}th one after it, up to the last, mentions the {thing}.",
 }
 RULES = (
-    "Write {count} of them, from {unit} 1 to {unit} {count}, in this order and leaving none out. Begin each one with its "
-    "heading on a line of its own, like\n=== {unit} 1 ===\nand write at least {words} words below each heading. Heed these "
-    "demands, and use the words for what is to be mentioned as they stand here:"
+    "Write {count} of them, from {unit} 1 to {unit} {count}, in this order and leaving none out. Begin each one with "
+    "its heading on a line of its own, like\n=== {unit} 1 ===\nand write at least {words} words below each heading. "
+    "Heed these demands, and use the words for what is to be mentioned as they stand here:"
 )
 _HEADING = re.compile(r"^[ \t]*=== *(\w+) (\d{1,6}) *===[ \t]*$", re.M)
 _RULES = re.compile(r"from (\w+) 1 to \w+ (\d+),.* at least (\d+) words", re.S)
@@ -113,11 +113,8 @@ class GoldenThread(VerifiableTask):
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         found = check_text(check, answer)
-        return bool(
-            found["in_order"]
-            and not found["extra"]
-            and found["completion"] == found["accuracy"] == found["long_enough"] == 1
-        )
+        whole = found["completion"] == found["accuracy"] == found["long_enough"] == 1
+        return bool(whole and found["in_order"] and not found["extra"])
 
     def corrupt(self, item: Item, rng: Random) -> str:
         """A unit is left out, or does not mention what it should."""
@@ -154,7 +151,8 @@ def check_text(check: Mapping[str, Any], text: str) -> dict[str, Any]:
 
     `completion`: share of the units that are there, exactly once. `accuracy`: share of (demand, unit) pairs met; those
     of units that are missing are not. `long_enough`: share of all units that are there and have the words asked for.
-    `in_order`: the headings count from 1 up. `extra`: headings of units nobody asked for. `unmet`: [thing, unit] of the demands not met.
+    `in_order`: the headings count from 1 up. `extra`: how many units nobody asked for. `unmet`: [thing, unit] of the
+    demands not met.
     """
     found = list(_units(text, check["unit"]))
     numbers = [n for n, _ in found]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Any, ClassVar
 
@@ -11,9 +11,9 @@ from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.shaping import TOLERANCE, Text, check_range, tagged
 
 QUESTION = (
-    "The text above is made of {count} pieces of equal length that followed one another directly in a longer text. Their "
-    "order was changed. In which order do they belong? Write the numbers of the pieces, the one that comes first in the "
-    "longer text first, separated by commas, between <order> and </order>, and use these tags only once."
+    "The text above is made of {count} pieces of equal length that followed one another directly in a longer text. "
+    "Their order was changed. In which order do they belong? Write the numbers of the pieces, the one that comes first "
+    "in the longer text first, separated by commas, between <order> and </order>, and use these tags only once."
 )
 _UNEVEN = 0.1  # the longest piece may be that much longer than the shortest
 _PASSAGES = 20  # tried
@@ -65,7 +65,7 @@ class Ordering(VerifiableTask):
             cuts = _cuts(lines, start, budget, self.pieces)
             if cuts is None:
                 continue
-            pieces = ["".join(line for line, _ in lines[a:b]).strip("\n") for a, b in zip(cuts, cuts[1:], strict=False)]
+            pieces = ["".join(line for line, _ in lines[a:b]).strip("\n") for a, b in pairwise(cuts)]
             item = self._item(pieces, order)
             off = abs(room.tokenizer.count(item.prompt) - room.tokens)
             sizes = room.tokenizer.count_many(pieces)

@@ -1,5 +1,6 @@
 """Path traversal (LongProc, arXiv 2501.05414): follow the only road out of each city until the goal is reached."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.pools import check_split
-from generators.tasks.story_pools import invented
 from generators.tasks.shaping import Text, check_range, grow, tagged
+from generators.tasks.story_pools import invented
 
 ROADS = (
     "A bus runs from {} to {}.",
@@ -61,7 +62,7 @@ class PathTraversal(VerifiableTask):
         return (room.tokens - room.tokenizer.count(trial.question)) * 41 // tokens
 
     def _build(self, rng: Random, route: list[str], taken: set[str], others: int) -> Item:
-        way = list(zip(route, route[1:], strict=False))
+        way = list(itertools.pairwise(route))
         pairs = [*way, *self._others(rng, route, taken, others)]
         rng.shuffle(pairs)
         text, spans = Text(), dict[tuple[str, str], tuple[int, int]]()
@@ -89,7 +90,7 @@ class PathTraversal(VerifiableTask):
         return pairs
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
-        return read_route(answer) == check["route"]
+        return read_route(answer) == list(check["route"])
 
     def prefix_score(self, check: Mapping[str, Any], answer: str) -> float:
         """Share of the route that stands right at the start of the answer's (LongProc's partial score)."""

@@ -1,4 +1,4 @@
-"""What the long texts of `golden_thread` are about: own scenarios, things to mention, and sentences for its template."""
+"""What the long texts of `golden_thread` are about: things to mention, and sentences of its template."""
 
 from dataclasses import dataclass
 from random import Random
@@ -27,12 +27,12 @@ SCENARIOS = (
         "Write the diary of a ferry captain, one entry for each week.",
         (
             "birthday of the pilot", "visit of the inspector", "new engine", "village wedding", "letter from overseas",
-            "broken rudder", "music on deck", "lesson in knots", "count of the gulls", "school trip", "painting of the hull",
-            "race of the rowing boats", "shortage of rope",
+            "broken rudder", "music on deck", "lesson in knots", "count of the gulls", "school trip",
+            "painting of the hull", "race of the rowing boats", "shortage of rope",
         ),
         "This week I must write down one thing before all others, and that is the {thing}.",
         (
-            ("On Monday", "On Tuesday", "One morning", "Late on Thursday", "After the last trip", "At noon", "By Sunday"),
+            ("On Monday", "On Tuesday", "One morning", "Late on Thursday", "After the last trip", "At noon"),
             ("the fog lay", "the wind stood", "the tide ran", "rain hung", "the sun stayed", "a swell rolled"),
             ("over the harbour", "along the north shore", "outside the bay", "between the islands", "at the old mole"),
             ("and I kept", "so we held", "while the crew kept", "but the boat held", "and still we kept"),
@@ -65,8 +65,8 @@ SCENARIOS = (
         "Write the weekly menu notes of a small hospital kitchen, one note for each week.",
         (
             "pumpkin soup", "visit of the dietician", "plum dumplings", "delivery of sea salt", "lentil stew",
-            "fasting day", "rye bread", "birthday cake", "new oven", "barley salad", "smoked trout", "elderflower jelly",
-            "contest of the cooks",
+            "fasting day", "rye bread", "birthday cake", "new oven", "barley salad", "smoked trout",
+            "elderflower jelly", "contest of the cooks",
         ),
         "The point that everybody in the kitchen has to know about this week is the {thing}.",
         (
@@ -89,7 +89,7 @@ SCENARIOS = (
         ),
         "What sets this block apart from those beside it, and gave rise to many debates, is the {thing}.",
         (
-            ("Along the street", "Behind the houses", "At the corner", "To the west", "Near the crossing", "In the middle"),
+            ("Along the street", "Behind the houses", "At the corner", "To the west", "Near the crossing"),
             ("there will be", "the plan shows", "people will find", "the council wants", "one will see"),
             ("narrow gardens", "low houses", "a row of limes", "shops with awnings", "benches and lamps", "wide paths"),
             ("built of brick", "painted in ochre", "set back a little", "open to all", "kept free of cars"),

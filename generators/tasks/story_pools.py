@@ -1,20 +1,24 @@
 """Names and facts of the tasks: our own, so that nothing of a benchmark is repeated."""
 
+import re
 from random import Random
 
 from generators.tasks.pools import in_split
 
-_STARTS = (
+_STARTS = re.findall(
+    r"\w+",
     "Al Bar Bel Bor Bran Cal Cor Dal Dor Dun El Fal Fen Gar Gil Hal Hol Ir Jor Kal Kel Lan Lor Mal Mar Mor Nar Nor Or "
-    "Pel Quin Ral Ros Sar Sel Tal Tor Ul Val Ver Wen Yar Zel"
-).split()
-_MIDDLES = (
-    "a ba bri da de di do fa ga go i la le li lo ma me mi mo na ne ni no o ra re ri ro sa se so ta te to va ve vi"
-).split()
-_ENDS = (
+    "Pel Quin Ral Ros Sar Sel Tal Tor Ul Val Ver Wen Yar Zel",
+)
+_MIDDLES = re.findall(
+    r"\w+",
+    "a ba bri da de di do fa ga go i la le li lo ma me mi mo na ne ni no o ra re ri ro sa se so ta te to va ve vi",
+)
+_ENDS = re.findall(
+    r"\w+",
     "bek bury dal den dor fell ford gard gate ham hold lan lin lund mar mere mont nak ness nor port ria rin rock sel "
-    "stad stow tal ton vale vik wick win zan"
-).split()
+    "stad stow tal ton vale vik wick win zan",
+)
 
 
 def invented(rng: Random, split: str, taken: set[str]) -> str:
@@ -29,24 +33,30 @@ def invented(rng: Random, split: str, taken: set[str]) -> str:
         syllables = rng.randint(1, 3)  # there are only some 60,000 short ones
 
 
-ROOMS = "kitchen cellar attic library workshop pantry study parlour laundry nursery greenhouse stable".split()
-CONTAINERS = (
+ROOMS = re.findall(
+    r"\w+", "kitchen cellar attic library workshop pantry study parlour laundry nursery greenhouse stable"
+)
+CONTAINERS = re.findall(
+    r"\w+",
     "box drawer basket chest cupboard jar trunk bucket bag crate vase suitcase tin barrel envelope locker sack pot "
-    "cabinet case"
-).split()
-COLOURS = "red blue green yellow black white brown grey".split()
-THINGS = (
+    "cabinet case",
+)
+COLOURS = re.findall(r"\w+", "red blue green yellow black white brown grey")
+THINGS = re.findall(
+    r"\w+",
     "key coin letter ring whistle map candle stamp button pearl compass thimble marble ticket photograph medal brooch "
-    "feather bell shell"
-).split()
+    "feather bell shell",
+)
 
-REAL_PEOPLE = (
+REAL_PEOPLE = re.findall(
+    r"[^,]+",
     "Mary Clarke,John Harper,Anna Schmidt,Peter Novak,Maria Rossi,Paul Martin,Helen Baker,George Wright,Clara Weber,"
-    "Thomas Moore,Emma Fischer,Robert Hughes,Alice Turner,Henry Walker,Laura Bianchi,Frank Miller"
-).split(",")
-REAL_PLACES = (
-    "Bristol,Lyon,Porto,Krakow,Ghent,Uppsala,Bergen,Turin,Seville,Leipzig,Basel,Graz,Utrecht,Aarhus,Cork,Tampere"
-).split(",")
+    "Thomas Moore,Emma Fischer,Robert Hughes,Alice Turner,Henry Walker,Laura Bianchi,Frank Miller",
+)
+REAL_PLACES = re.findall(
+    r"[^,]+",
+    "Bristol,Lyon,Porto,Krakow,Ghent,Uppsala,Bergen,Turin,Seville,Leipzig,Basel,Graz,Utrecht,Aarhus,Cork,Tampere",
+)
 # What is told of a person, a place and a year, and how each of the three is asked for.
 RELATIONS = tuple(
     (

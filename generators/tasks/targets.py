@@ -24,13 +24,13 @@ from generators.tasks.shaping import TOLERANCE
 from schemas.errors import UserError
 
 QUOTE = (
-    "Before that, quote the passages of the text that the answer rests on, word for word, each on a line of its own that "
-    'begins with "- ". Then leave a line empty, and give the answer as it is asked for above.'
+    "Before that, quote the passages of the text that the answer rests on, word for word, each on a line of its own "
+    'that begins with "- ". Then leave a line empty, and give the answer as it is asked for above.'
 )
 CITE = (
-    "Each part of the text has a number: <C1> stands before the first, <C2> before the second, and so on. Write the answer "
-    "as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the first and the "
-    "last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
+    "Each part of the text has a number: <C1> stands before the first, <C2> before the second, and so on. Write the "
+    "answer as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the first "
+    "and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
 )
 _MOST = 2  # an answer may show at most this many times the evidence it needs
 _NUMBER = re.compile(r"<C([0-9]+)>")

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 from generators.tasks.base import Item, Room, VerifiableTask
 from generators.tasks.pools import check_split, words
-from generators.tasks.story_pools import COLOURS, CONTAINERS, ROOMS, THINGS
 from generators.tasks.shaping import check_range, grow, tagged
+from generators.tasks.story_pools import COLOURS, CONTAINERS, ROOMS, THINGS
 
 RULES = (
-    "Everybody knows at the start where everything is. Whoever is in a room when a thing is moved there sees it; nobody "
-    "else learns of it. All containers are closed, so that entering a room shows nothing."
+    "Everybody knows at the start where everything is. Whoever is in a room when a thing is moved there sees it; "
+    "nobody else learns of it. All containers are closed, so that entering a room shows nothing."
 )
 QUESTION = (
     "Follow the {thing}, and where {people} think it is. Write one row for the start (step 0) and one for each step in "

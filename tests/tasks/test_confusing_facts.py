@@ -1,4 +1,4 @@
-"""Confusing facts: one seed asks one question at every length, near misses never answer it, names are replaced alike."""
+"""Confusing facts: one question at every length, near misses never answer it, names are replaced alike."""
 
 import re
 from random import Random

@@ -1,5 +1,6 @@
 """Path traversal: one road out of each city, one route, exact and prefix score."""
 
+import itertools
 import re
 from collections import Counter
 from random import Random
@@ -12,7 +13,10 @@ from generators.tasks.registry import create_task
 from schemas.errors import UserError
 from tests.tasks.support import room
 
-ROADS = "A bus runs from Ulm to Bonn.\nA ferry sails from Bonn to Kiel.\nA bus runs from Kiel to Jena.\nA bus runs from Jena to Ulm."
+ROADS = """A bus runs from Ulm to Bonn.
+A ferry sails from Bonn to Kiel.
+A bus runs from Kiel to Jena.
+A bus runs from Jena to Ulm."""
 QUESTION = "Starting in Ulm, which cities does one pass on the way to Kiel?"
 ROUTE = ["Ulm", "Bonn", "Kiel"]
 
@@ -50,7 +54,7 @@ def test_no_city_has_two_roads_out_so_that_the_route_is_the_only_one(seed):
     assert len(roads) == len(item.context.splitlines()) == item.details["roads"]
     assert max(Counter(start for start, _ in roads).values()) == 1
     out, route = dict(roads), item.check["route"]
-    assert all(out[here] == there for here, there in zip(route, route[1:], strict=False))
+    assert all(out[here] == there for here, there in itertools.pairwise(route))
     assert len(set(route)) == len(route) == item.details["steps"] + 1
     assert route[-1] in out  # the goal is no dead end
     assert set(out.values()) - set(route)  # and there are cities beside the route
@@ -60,9 +64,7 @@ def test_evidence_is_the_roads_of_the_route_in_order():
     item = PathTraversal(steps=(5, 5)).make(Random(3), room(300))
     route = item.check["route"]
     said = [item.context[start:end] for start, end in item.evidence]
-    assert [re.search(r"from (\w+) to (\w+)\.$", line).groups() for line in said] == list(
-        zip(route, route[1:], strict=False)
-    )
+    assert [re.search(r"from (\w+) to (\w+)\.$", line).groups() for line in said] == list(itertools.pairwise(route))
     assert all(line in item.context.splitlines() for line in said)
 
 
