@@ -5,16 +5,16 @@ from random import Random
 
 from generators.tasks.pools import in_split
 
-_STARTS = re.findall(
+_STARTS: list[str] = re.findall(
     r"\w+",
     "Al Bar Bel Bor Bran Cal Cor Dal Dor Dun El Fal Fen Gar Gil Hal Hol Ir Jor Kal Kel Lan Lor Mal Mar Mor Nar Nor Or "
     "Pel Quin Ral Ros Sar Sel Tal Tor Ul Val Ver Wen Yar Zel",
 )
-_MIDDLES = re.findall(
+_MIDDLES: list[str] = re.findall(
     r"\w+",
     "a ba bri da de di do fa ga go i la le li lo ma me mi mo na ne ni no o ra re ri ro sa se so ta te to va ve vi",
 )
-_ENDS = re.findall(
+_ENDS: list[str] = re.findall(
     r"\w+",
     "bek bury dal den dor fell ford gard gate ham hold lan lin lund mar mere mont nak ness nor port ria rin rock sel "
     "stad stow tal ton vale vik wick win zan",
@@ -33,27 +33,27 @@ def invented(rng: Random, split: str, taken: set[str]) -> str:
         syllables = rng.randint(1, 3)  # there are only some 60,000 short ones
 
 
-ROOMS = re.findall(
+ROOMS: list[str] = re.findall(
     r"\w+", "kitchen cellar attic library workshop pantry study parlour laundry nursery greenhouse stable"
 )
-CONTAINERS = re.findall(
+CONTAINERS: list[str] = re.findall(
     r"\w+",
     "box drawer basket chest cupboard jar trunk bucket bag crate vase suitcase tin barrel envelope locker sack pot "
     "cabinet case",
 )
-COLOURS = re.findall(r"\w+", "red blue green yellow black white brown grey")
-THINGS = re.findall(
+COLOURS: list[str] = re.findall(r"\w+", "red blue green yellow black white brown grey")
+THINGS: list[str] = re.findall(
     r"\w+",
     "key coin letter ring whistle map candle stamp button pearl compass thimble marble ticket photograph medal brooch "
     "feather bell shell",
 )
 
-REAL_PEOPLE = re.findall(
+REAL_PEOPLE: list[str] = re.findall(
     r"[^,]+",
     "Mary Clarke,John Harper,Anna Schmidt,Peter Novak,Maria Rossi,Paul Martin,Helen Baker,George Wright,Clara Weber,"
     "Thomas Moore,Emma Fischer,Robert Hughes,Alice Turner,Henry Walker,Laura Bianchi,Frank Miller",
 )
-REAL_PLACES = re.findall(
+REAL_PLACES: list[str] = re.findall(
     r"[^,]+",
     "Bristol,Lyon,Porto,Krakow,Ghent,Uppsala,Bergen,Turin,Seville,Leipzig,Basel,Graz,Utrecht,Aarhus,Cork,Tampere",
 )

@@ -29,8 +29,8 @@ QUOTE = (
 )
 CITE = (
     "Each part of the text has a number: <C1> stands before the first, <C2> before the second, and so on. Write the "
-    "answer as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the first "
-    "and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
+    "answer as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the "
+    "first and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
 )
 _MOST = 2  # an answer may show at most this many times the evidence it needs
 _NUMBER = re.compile(r"<C([0-9]+)>")

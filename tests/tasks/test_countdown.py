@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from generators.tasks.countdown import Countdown, search, valid_equation
 from tests.tasks.support import WORDS, room
 
-# 6, 3, 2 -> 12 by hand: the pairs are (6, 3), (6, 2), (3, 2); 9 = 6 + 3 comes first, with 2 gives 11, 7, 18 and no
-# whole quotient; 6 - 3 = 3 gives 5, 1, 6; 6 * 3 = 18 gives 20, 16, 36, 9; 6 / 3 = 2 gives 4, 0, 4, 1; 6 + 2 = 8 gives 11, 5,
-# 24; 6 - 2 = 4 gives 7, 1 and then 4 * 3 = 12.
+# 6, 3, 2 -> 12 by hand: the pairs are (6, 3), (6, 2), (3, 2). 9 = 6 + 3 comes first: with 2 it gives 11, 7, 18 and no
+# whole quotient; 6 - 3 = 3 gives 5, 1, 6; 6 * 3 = 18 gives 20, 16, 36, 9; 6 / 3 = 2 gives 4, 0, 4, 1; 6 + 2 = 8 gives
+# 11, 5, 24; 6 - 2 = 4 gives 7, 1 and then 4 * 3 = 12.
 BY_HAND = """6 + 3 = 9 | 9 2
   9 + 2 = 11 | 11
   9 - 2 = 7 | 7
