@@ -18,6 +18,7 @@ METHODS = {
     "long_qa": "generators.long_qa:LongQA",
     "longpo": "generators.longpo:LongPO",
     "minimum_tuning": "generators.minimum_tuning:MinimumTuning",
+    "verifiable": "generators.verifiable:Verifiable",
     "writing_dpo": "generators.writing_dpo:WritingDPO",
 }
 
@@ -32,11 +33,12 @@ def create_generator(config: Any) -> Generator[Any]:
 def method_modules(method: str) -> list[str]:
     """The source files (without `.py`) that decide what a method makes: its own and those it imports from
     generators/."""
-    return sorted(_imported(METHODS[method].partition(":")[0]))
+    return sorted(imported_modules(METHODS[method].partition(":")[0]))
 
 
 @cache
-def _imported(module: str) -> frozenset[str]:
+def imported_modules(module: str) -> frozenset[str]:
+    """The source file of a module of generators/ and those it imports from there, without `.py`."""
     found = {module.replace(".", "/")}
     waiting = list(found)
     while waiting:

@@ -40,6 +40,15 @@ FROM (SELECT method, unnest(['prompt', 'short prompt', 'chosen', 'rejected']) AS
 WHERE characters IS NOT NULL
 GROUP BY ALL ORDER BY ALL"""
 _CHARACTERS = "list_sum(list_transform({}, lambda message: length(message.content)))::BIGINT"
+_TENTHS = ", ".join(f'count(*) FILTER (WHERE tenth = {n}) AS "{10 * n}-{10 * n + 10}%"' for n in range(10))
+# Where in the text stands what the answers of verifiable tasks need.
+_DEPTHS = f"""
+SELECT tokens, count(DISTINCT sample_id) AS samples, {_TENTHS}
+FROM (SELECT sample_id, tokens, least(floor(depth * 10), 9) AS tenth
+      FROM (SELECT sample_id, (details->>'$.length_bucket')::INTEGER AS tokens,
+                   unnest((details->'$.depths')::DOUBLE[]) AS depth
+            FROM samples WHERE method = 'verifiable' AND {{where}}))
+GROUP BY tokens ORDER BY tokens"""
 _DOCUMENTS = """
 SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS documents,
        sum(chars)::BIGINT AS chars, sum(tokens)::BIGINT AS tokens
@@ -80,12 +89,14 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
         sources = [*connection.execute(_DOCUMENTS).fetchall(), *connection.execute(_INSTRUCTIONS).fetchall()]
         lengths = ["method", "answer min", "25%", "median", "75%", "max", "prompt min", "median", "max"]
         pair_lengths = ["method", "text", "min", "25%", "median", "75%", "max"]
+        depths = table(_DEPTHS)
         sections = {
             "Rows": _table(["config", "rows"], sorted(counts.items())),
             "Samples": table(_SAMPLES),
             "Lengths in tokens": table(_LENGTHS, lengths),
             "Preferences": table(_PREFERENCES),
             "Lengths of preferences in characters": table(_PAIR_LENGTHS, pair_lengths),
+            **({"Verifiable tasks: evidence by depth and length in tokens": depths} if depths != "none" else {}),
             "Documents: sources and licences": table(_DOCUMENTS),
             "Instructions: sources and licences": table(_INSTRUCTIONS),
             "What became of every row": table(_STATES),

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from generators.base import PROMPT_RESERVE
+from pipelines.build import make_stages
 from pipelines.engine_pool import EnginePool
 from pipelines.runs import versions
 from pipelines.score import scored_model
@@ -33,6 +34,7 @@ def check_machine(workspace: Path) -> list[str]:
 
 async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[str]:
     """One sentence for each thing found in order; UserError for the first that is not."""
+    make_stages(context.recipe, engines)  # some methods have more to say about their settings
     for kind in ("documents", "instructions"):
         for source in getattr(context.recipe, kind):
             files = inputs(source, context.base_dir)

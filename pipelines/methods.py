@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from pipelines.stages import Stage
 
 # Methods with stages of their own: `module:function` of a function (config, engines) -> list[Stage].
-_OWN_STAGES: dict[str, str] = {"long_alpaca": "pipelines.long_alpaca:stages"}
+_OWN_STAGES: dict[str, str] = {
+    "long_alpaca": "pipelines.long_alpaca:stages",
+    "verifiable": "pipelines.verifiable:stages",
+}
 
 
 def generate_stages(config: MethodConfig, engines: EnginePool) -> "list[Stage]":

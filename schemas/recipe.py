@@ -144,14 +144,14 @@ class Recipe(Model):
                 )
 
     def _check_sources(self, generator: MethodConfig) -> None:
-        offered = {s.name for s in getattr(self, generator.input, ())}
+        kind = "documents" if generator.input == "nothing" else generator.input  # to hide things in, if anything
+        offered = {s.name for s in getattr(self, kind)}
         if not offered and generator.input != "nothing":
             raise ValueError(f"generate {generator.name!r} reads {generator.input}, and the recipe has none")
         for name in generator.sources or ():
             if name not in offered:
                 raise ValueError(
-                    f"generate {generator.name!r}: no source {name!r} under {generator.input!r}"
-                    f"{suggestion(name, offered)}"
+                    f"generate {generator.name!r}: no source {name!r} under {kind!r}{suggestion(name, offered)}"
                 )
         try:
             generator.check_sources(self.documents, self.instructions)

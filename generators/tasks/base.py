@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from generators.base import Tokenizer
 
@@ -14,6 +14,10 @@ class Haystack(Protocol):
 
     def text(self, rng: Random, tokens: int) -> str:
         """Whole lines, at least `tokens` tokens of them where the documents hold as many."""
+        ...
+
+    def passage(self, rng: Random, tokens: int) -> str:
+        """Whole lines in a row from one document, at least `tokens` tokens of them. ValueError: none is that long."""
         ...
 
 
@@ -53,11 +57,14 @@ class VerifiableTask(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1  # raise it when the same seed gives another task
     needs_haystack: ClassVar[bool] = False
+    measures: ClassVar[Literal["prompt", "answer"]] = "prompt"  # what has `room.tokens`; answer: tasks of long output
+    same_question: ClassVar[bool] = False  # one seed asks the same at every length
+    targets: ClassVar[tuple[str, ...]] = ("answer", "evidence_first", "citations")  # see targets.py
 
     @abstractmethod
     def make(self, rng: Random, room: Room) -> Item:
-        """A task whose prompt is within 2% of `room.tokens`. ValueError: it cannot be that short, or the haystack is
-        too small."""
+        """A task whose prompt (see `measures`) is within 2% of `room.tokens`. ValueError: it cannot be that short, or
+        the haystack is too small."""
 
     @abstractmethod
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:

@@ -12,9 +12,19 @@ from schemas.methods.long_cite import LongCite
 from schemas.methods.long_qa import LongQA
 from schemas.methods.longpo import LongPO
 from schemas.methods.minimum_tuning import MinimumTuning
+from schemas.methods.verifiable import Verifiable
 from schemas.methods.writing_dpo import WritingDPO
 
 MethodConfig = Annotated[
-    AgentWrite | ContextRecycling | Llama2Long | LongAlpaca | LongCite | LongQA | LongPO | MinimumTuning | WritingDPO,
+    AgentWrite
+    | ContextRecycling
+    | Llama2Long
+    | LongAlpaca
+    | LongCite
+    | LongQA
+    | LongPO
+    | MinimumTuning
+    | Verifiable
+    | WritingDPO,
     Field(discriminator="method"),
 ]

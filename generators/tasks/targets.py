@@ -1,0 +1,171 @@
+"""How the answer to a task with evidence is written: plain, after its evidence, or with citations.
+
+* `answer`: as the task has it.
+* `evidence_first` (ALR^2, arXiv 2410.03227): the supporting passages, word for word, one a bullet; an empty line; the
+  answer. All of it is the answer turn, so that the loss is on both.
+* `citations` (LongCite, arXiv 2409.02897): the sentences of the context are numbered, and the answer names those it
+  rests on. A context of lines rather than prose has its lines numbered.
+"""
+
+import re
+from dataclasses import replace
+from random import Random
+
+from generators.citations import (
+    SentenceSpan,
+    Statement,
+    number_sentences,
+    parse_citations,
+    sentence_spans,
+    write_citations,
+)
+from generators.tasks.base import Item, Room, VerifiableTask
+from generators.tasks.shaping import TOLERANCE
+from schemas.errors import UserError
+
+QUOTE = (
+    "Before that, quote the passages of the text that the answer rests on, word for word, each on a line of its own "
+    'that begins with "- ". Then leave a line empty, and give the answer as it is asked for above.'
+)
+CITE = (
+    "Each part of the text has a number: <C1> stands before the first, <C2> before the second, and so on. Write the "
+    "answer as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the "
+    "first and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
+)
+_MOST = 2  # an answer may show at most this many times the evidence it needs
+_NUMBER = re.compile(r"<C([0-9]+)>")
+_TRIES = 6
+
+
+def check(task: VerifiableTask, target: str) -> None:
+    """UserError: the task cannot be answered in this form."""
+    if target not in task.targets:
+        raise UserError(f"task {task.name!r} has no target {target!r}, only {', '.join(task.targets)}")
+
+
+def make(task: VerifiableTask, seed: int | str, room: Room, target: str) -> Item:
+    """A task written for a target. Its prompt, with all that the target adds to it, is within 2% of `room.tokens`.
+    ValueError: the task cannot be made so, or cannot be answered in that form (see `write`)."""
+    tokens = room.tokens
+    for _ in range(_TRIES):
+        item = write(task, task.make(Random(seed), replace(room, tokens=tokens)), target)
+        if target == "answer":
+            return item
+        found = room.tokenizer.count(item.prompt)
+        if abs(found - room.tokens) <= TOLERANCE * room.tokens:
+            return item
+        tokens = round(tokens * room.tokens / found)
+    raise ValueError(f"no task of {room.tokens} tokens with the target {target}: the nearest has {found}")
+
+
+def write(task: VerifiableTask, item: Item, target: str) -> Item:
+    """The item with its answer in the form of the target, and its prompt asking for that. ValueError: it has no
+    evidence; its evidence has several lines (evidence_first); its context holds tags of that form (citations)."""
+    if target == "answer":
+        return item
+    if not item.evidence:
+        raise ValueError(f"the task {task.name} has no evidence to show")
+    return _quoting(item) if target == "evidence_first" else _citing(task, item)
+
+
+def accepts(task: VerifiableTask, target: str, item: Item, answer: str) -> bool:
+    """Is this a right answer to the item, as `write` returned it, in the form of the target? Never raises."""
+    if target == "answer":
+        return task.verify(item.check, answer)
+    if target == "evidence_first":
+        return _quotes(task, item, answer)
+    return _cites(task, item, answer)
+
+
+# ---------------------------------------------------------------- evidence first
+
+
+def _quoting(item: Item) -> Item:
+    quotes = list(dict.fromkeys(item.context[start:end].strip() for start, end in item.evidence))
+    if any("\n" in quote for quote in quotes):
+        raise ValueError("evidence of several lines cannot be quoted as a bullet")
+    bullets = "\n".join(f"- {quote}" for quote in quotes)
+    return replace(
+        item,
+        question=f"{item.question}\n\n{QUOTE}",
+        answer=f"{bullets}\n\n{item.answer}",
+        check={"plain": item.check, "quotes": quotes},
+    )
+
+
+def _quotes(task: VerifiableTask, item: Item, answer: str) -> bool:
+    """Bullets that stand in the context and hold all the evidence, then a right answer."""
+    head, _, plain = answer.strip().partition("\n\n")
+    bullets = [line.removeprefix("- ").strip() for line in head.splitlines() if line.startswith("- ")]
+    if not bullets or len(bullets) != len(head.splitlines()) or not all(b and b in item.context for b in bullets):
+        return False
+    needed = item.check["quotes"]
+    if sum(map(len, bullets)) > _MOST * sum(map(len, needed)):
+        return False
+    return all(any(quote in bullet for bullet in bullets) for quote in needed) and task.verify(
+        item.check["plain"], plain
+    )
+
+
+# ---------------------------------------------------------------- citations
+
+
+def _citing(task: VerifiableTask, item: Item) -> Item:
+    parts = _parts(item, prose=task.needs_haystack)
+    needed = sorted({n for n, part in enumerate(parts, 1) for span in item.evidence if _overlap(part, span)})
+    shifts = [len(f"<C{n}>") for n in range(1, len(parts) + 1)]
+
+    def moved(at: int) -> int:
+        return at + sum(shift for shift, (start, _) in zip(shifts, parts, strict=True) if start <= at)
+
+    return replace(
+        item,
+        context=number_sentences(item.context, parts),
+        question=f"{item.question}\n\n{CITE}",
+        answer=write_citations([Statement(item.answer, tuple(_runs(needed)))]),
+        check={"plain": item.check, "parts": needed},
+        evidence=tuple((moved(start), moved(end - 1) + 1) for start, end in item.evidence),
+    )
+
+
+def _cites(task: VerifiableTask, item: Item, answer: str) -> bool:
+    """Citations that exist and name all the evidence, on a right answer."""
+    numbers = _NUMBER.findall(item.context)
+    try:
+        pieces = parse_citations(answer.strip(), len(numbers))
+    except ValueError:
+        return False
+    cited = {n for piece in pieces for first, last in piece.spans for n in range(first, last + 1)}
+    needed = set(item.check["parts"])
+    if not needed <= cited or len(cited) > _MOST * len(needed):
+        return False
+    return task.verify(item.check["plain"], "".join(piece.text for piece in pieces))
+
+
+def _parts(item: Item, prose: bool) -> list[tuple[int, int]]:
+    """What is numbered: sentences; lines, where the context is no prose and they fit the evidence as closely."""
+    sentences = sentence_spans(item.context)
+    if prose:
+        return sentences
+    lines = [match.span() for match in re.finditer(r"\S.*", item.context)]
+    return min(lines, sentences, key=lambda parts: _covered(parts, item.evidence))
+
+
+def _covered(parts: list[tuple[int, int]], evidence: tuple[tuple[int, int], ...]) -> int:
+    """Characters of the parts that hold evidence."""
+    return sum(part[1] - part[0] for part in parts if any(_overlap(part, span) for span in evidence))
+
+
+def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
+
+
+def _runs(numbers: list[int]) -> list[SentenceSpan]:
+    """Rising numbers as runs: 2, 3, 7 -> (2, 3), (7, 7)."""
+    runs: list[SentenceSpan] = []
+    for n in numbers:
+        if runs and runs[-1][1] == n - 1:
+            runs[-1] = runs[-1][0], n
+        else:
+            runs.append((n, n))
+    return runs
