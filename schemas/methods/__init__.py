@@ -6,5 +6,6 @@ from pydantic import Field
 
 from schemas.methods.agentwrite import AgentWrite
 from schemas.methods.long_qa import LongQA
+from schemas.methods.self_lengthen import SelfLengthen
 
-MethodConfig = Annotated[AgentWrite | LongQA, Field(discriminator="method")]
+MethodConfig = Annotated[AgentWrite | LongQA | SelfLengthen, Field(discriminator="method")]
