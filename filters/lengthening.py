@@ -15,7 +15,8 @@ _CLOSING_CJK = _CLOSING.replace(".", "")
 _UNIT = re.compile(r"[\x00-\x7f]+|[^\x00-\x7f]")
 # Talk about the rewriting, in the first or last line only; "Version control began ..." is an honest opening.
 _META_FIRST = re.compile(
-    r"^\W*(?:(?:sure|certainly|of course|okay|ok)\b[,!. ]*)?(?:(?:here(?:['’]s| is| are)|below is|this is|i(?:['’]ve| have))"
+    r"^\W*(?:(?:sure|certainly|of course|okay|ok)\b[,!. ]*)?"
+    r"(?:(?:here(?:['’]s| is| are)|below is|this is|i(?:['’]ve| have))"
     r"\b.{0,60}\b(?:revised|revision|expanded|extended|enriched|rewritten|longer|response|version)\b"
     r"|(?:revised|expanded|extended|enriched|rewritten)\s+(?:text|response|version|paragraph|article)\b)"
     r"|^\W*(?:好的|当然)?[，。！\s]*(?:以下是|下面是|这是).{0,20}(?:扩展|扩写|修改|改写|丰富|版本)",

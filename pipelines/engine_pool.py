@@ -98,6 +98,11 @@ class EnginePool:
                 self._runners[name] = Runner(engine, self._ledger, window, self.tokenizer(name), self.recipe.seed)
             return self._runners[name]
 
+    async def release(self) -> None:
+        """Close all local engines: a training needs their memory. They start again when they are asked."""
+        async with self._changing:
+            await self._close_local(keep=set())
+
     def _is_local(self, name: str) -> bool:
         return not isinstance(self.configs[name], OpenAIEngine)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipelines.stages import Stage
 
 # Methods with stages of their own: `module:function` of a function (config, engines) -> list[Stage].
-_OWN_STAGES: dict[str, str] = {}
+_OWN_STAGES: dict[str, str] = {"self_lengthen": "pipelines.self_lengthen:stages"}
 
 
 def generate_stages(config: MethodConfig, engines: EnginePool) -> "list[Stage]":

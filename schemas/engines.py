@@ -18,7 +18,7 @@ class LocalEngine(Model):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-_OWN_KEYS = ("model", "revision", "tokenizer", "max_model_len", "dtype", "seed", "enable_lora", "max_lora_rank")
+_OWN_KEYS = ("model", "revision", "tokenizer", "max_model_len", "dtype", "seed")
 
 
 class VllmEngine(LocalEngine):
