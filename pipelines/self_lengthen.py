@@ -27,7 +27,7 @@ from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from pipelines.train_stage import TrainStage, model_folder, trained_engine
 from schemas.errors import UserError
-from schemas.ids import content_id, derive_seed, digest
+from schemas.ids import canonical_json, content_id, derive_seed, digest
 from schemas.methods.self_lengthen import SelfLengthen as Config
 from schemas.rows import Instruction
 from schemas.states import State
