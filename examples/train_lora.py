@@ -41,9 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="train-lora-") as scratch:
         rows = load_dataset("json", data_files=str(arguments.data), split="train", cache_dir=scratch)
         fitting = rows.filter(
-            lambda row: (
-                len(tokenizer.apply_chat_template(row["messages"], return_dict=False)) <= arguments.max_length
-            )
+            lambda row: len(tokenizer.apply_chat_template(row["messages"], return_dict=False)) <= arguments.max_length
         )
         print(f"{len(fitting)} of {len(rows)} rows have at most {arguments.max_length} tokens")
         if not len(fitting):

@@ -199,6 +199,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         former = joint.join(lines[: len(lines) // 2])
         self._check_room(llm, instruction, former)
         paragraphs = _paragraphs(await llm.chat("extend", instruction=instruction, outline=former))
+        self._check_part("\n\n".join(paragraphs), instruction)
         head = "\n\n".join(paragraphs[: 2 * len(paragraphs) // 3])
         if not head:
             raise Reject(State.INVALID_OUTPUT, "empty_head", f"{len(paragraphs)} paragraphs")
@@ -207,7 +208,16 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         rest = whole.removeprefix(head)
         if not rest.strip() or _folded(rest) == _folded(instruction):
             raise Reject(State.INVALID_OUTPUT, "empty_rest", rest[:120])
+        self._check_part(rest, instruction)
         return join(head, rest)
+
+    @staticmethod
+    def _check_part(text: str, instruction: str) -> None:
+        """What the whole text would hide: a refusal or another language in one of its two parts."""
+        if is_refusal(text):
+            raise Reject(State.REFUSED, "refused_part", text[:200])
+        if script(text) not in (script(instruction), "none"):
+            raise Reject(State.INVALID_OUTPUT, "wrong_language", f"part: {text[:120]}")
 
     def _check_room(self, llm: Llm, *texts: str) -> None:
         """Told before the call, so that a text which fills the window keeps what it has reached."""
