@@ -117,3 +117,8 @@ def run(path: Path, workspace: Path, reply: Any = reply, **options: Any) -> dict
     engines: dict[str, ScriptedEngine] = {}
     asyncio.run(build(path, Workspace(workspace), make_engine=make_engine(engines, reply), **options))
     return engines
+
+
+if __name__ == "__main__":  # a run to be killed: recipe, workspace, seconds each call takes
+    recipe_path, place, latency = sys.argv[1:4]
+    asyncio.run(build(Path(recipe_path), Workspace(Path(place)), make_engine=make_engine({}, latency=float(latency))))

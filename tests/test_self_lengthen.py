@@ -259,7 +259,9 @@ def test_drop_short_on_ten_thousand_lengths():
     assert abs(sum(kept) / len(kept) - 0.595) <= 0.02
     rising = [chance for _, chance in sorted(zip(lengths, chances, strict=True))]
     assert rising == sorted(rising)
-    share = [sum(k for n, k in zip(lengths, kept, strict=True) if low < n <= low + 2000) for low in range(0, 10000, 2000)]
+    share = [
+        sum(k for n, k in zip(lengths, kept, strict=True) if low < n <= low + 2000) for low in range(0, 10000, 2000)
+    ]
     assert share == sorted(share)
 
 
@@ -332,7 +334,15 @@ def test_chinese_numerals_are_read_as_they_are_written(number):
 
 
 def test_chinese_numerals():
-    written = {2000: "两千", 2500: "两千五百", 105: "一百零五", 15: "十五", 110: "一百一十", 3020: "三千零二十", 20: "二十"}
+    written = {
+        2000: "两千",
+        2500: "两千五百",
+        105: "一百零五",
+        15: "十五",
+        110: "一百一十",
+        3020: "三千零二十",
+        20: "二十",
+    }
     assert {number: chinese_numeral(number) for number in written} == written
     assert number_value("一万二千") == 12_000 and number_value("3千") == 3000
 
@@ -340,9 +350,15 @@ def test_chinese_numerals():
 @pytest.mark.parametrize("kind", ["about", "range", "above", "below"])
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_length_controlled_records_demand_what_is_true(tmp_path, kind, language):
-    request, text = (REQUEST, FINISHED.text) if language == "en" else ("写一篇关于小岛的文章。", "海风吹过小岛，" * 9 + "完。")
+    request, text = (
+        (REQUEST, FINISHED.text) if language == "en" else ("写一篇关于小岛的文章。", "海风吹过小岛，" * 9 + "完。")
+    )
     row = Finished("sam-1", request, text, "longer", language, ROOTS)
-    control = {"words": [10, 500], "step": 10, "kinds": {k: float(k == kind) for k in ("about", "range", "above", "below")}}
+    control = {
+        "words": [10, 500],
+        "step": 10,
+        "kinds": {k: float(k == kind) for k in ("about", "range", "above", "below")},
+    }
     outcome, _ = run(tmp_path, row, length_control=control)
     assert outcome.state is State.OK, outcome
     found = outcome.samples[0].details["length_constraint"]
