@@ -36,7 +36,9 @@ ASKED = Instruction("ins-1", REQUEST, "longer", "en", {"iteration": 1, "parents"
 FINISHED = Finished("sam-1", REQUEST, " ".join(PARAGRAPHS), "longer", "en", ROOTS)
 
 
-def run(tmp_path: Path, row: Any, reply: Callable[[ChatRequest], Any] = reply, window: int = 32768, **changes: Any) -> tuple[Outcome, ScriptedEngine]:  # fmt: skip
+def run(
+    tmp_path: Path, row: Any, reply: Callable[[ChatRequest], Any] = reply, window: int = 32768, **changes: Any
+) -> tuple[Outcome, ScriptedEngine]:
     steps = ("propose", "judge", "answer", "extend", "rewrite")
     section = {
         "method": "self_lengthen", "engine": "w", "iterations": 1, "length_control": {"words": [10, 500], "step": 10},
@@ -131,7 +133,7 @@ def test_a_failed_try_starts_again_from_the_first_text(tmp_path):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40), st.booleans(), st.booleans()), min_size=1, max_size=6))
-def test_what_comes_out_is_longer_by_the_factor_starts_with_the_last_accepted_head_and_passes_check(tmp_path_factory, plan):  # fmt: skip
+def test_what_comes_out_is_longer_by_the_factor_starts_with_its_head_and_passes_check(tmp_path_factory, plan):
     """Whatever a model says: paragraphs, words, an ending or none, a line break or none."""
     calls = [0]
 

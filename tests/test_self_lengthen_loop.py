@@ -17,7 +17,7 @@ import yaml
 
 from filters.lengths import word_count
 from generators.engines.base import ChatRequest
-from pipelines.build import PREVIEW, choose, make_stages, opened
+from pipelines.build import PREVIEW, build, choose, make_stages, opened
 from pipelines.catalog import query
 from pipelines.checking import check_recipe
 from pipelines.planning import make_plan
@@ -78,7 +78,7 @@ def test_the_median_extended_text_is_longer_than_the_median_initial_one_in_each_
 def test_what_the_roles_are_trained_on(finished):
     """The generator: the bare request; the extender: an outline of lines of the initial answer, in order."""
     folder, _ = finished
-    samples = {row_id: messages for row_id, messages in rows(folder / "w", "SELECT sample_id, messages FROM samples")}
+    samples = dict(rows(folder / "w", "SELECT sample_id, messages FROM samples"))
     found = rows(folder / "w", "SELECT role, row_id, messages, details FROM training")
     assert Counter(role for role, *_ in found)["generator"] == len(found) / 2 > 5
     thinner = 0
@@ -101,7 +101,8 @@ def test_what_the_roles_are_trained_on(finished):
 
 def test_length_controlled_samples_and_every_row_is_accounted_for(finished):
     folder, _ = finished
-    demands = rows(folder / "w", "SELECT messages, details->'length_constraint' FROM samples WHERE details->>'role' = 'length_control'")  # fmt: skip
+    which = "FROM samples WHERE details->>'role' = 'length_control'"
+    demands = rows(folder / "w", f"SELECT messages, details->'length_constraint' {which}")
     assert len(demands) > 10
     for messages, constraint in demands:
         found, words = json.loads(constraint), word_count(messages[1]["content"])
@@ -157,7 +158,7 @@ def test_another_training_changes_the_second_iteration_alone(finished, tmp_path)
     value["generate"][0]["train"]["command"].append("--new")
     path.write_text(yaml.safe_dump(value))
     engines = run(path, tmp_path / "w")
-    assert set(map(step, engines["base"].calls)) == {"rewrite"}
+    assert engines["base"].calls == []
     assert engines["1/generator"].calls and engines["1/extender"].calls
     first = [name for name in snapshot(folder / "w") if "longer.1." in name and "row_states" not in name]
     before, after = snapshot(folder / "w"), snapshot(tmp_path / "w")
@@ -174,12 +175,15 @@ def test_a_command_that_fails_or_leaves_nothing_is_named_with_its_log(tmp_path):
         path = lengthen_recipe(tmp_path / name, train={"command": command})
         with pytest.raises(RunError, match=rf"train\.longer\.1-generator\.log: the (training )?command .*{told}"):
             run(path, tmp_path / name / "w")
-        left = sorted((tmp_path / name / "w" / "models").rglob("*"))
-        assert [path.name for path in left] == ["longer", "1", "generator.jsonl"]
+        left = {path.name for path in (tmp_path / name / "w" / "models" / "longer" / "1").iterdir()}
+        assert left <= {"generator.jsonl", "extender.jsonl"}
 
 
 def test_a_whole_model_takes_the_place_of_the_base_model(tmp_path):
-    code = "import sys, pathlib; pathlib.Path(sys.argv[2], 'config.json').write_text('{\"max_position_embeddings\": 32768}')"
+    code = (
+        "import pathlib, shutil, sys; _, data, out, model = sys.argv; shutil.copy(model + '/tokenizer.json', out); "
+        "pathlib.Path(out, 'config.json').write_text('{\"max_position_embeddings\": 32768}')"
+    )
     path = lengthen_recipe(tmp_path, train={"command": [sys.executable, "-c", code, "{data}", "{out}", "{model}"]})
     asked: list[Any] = []
 
@@ -187,19 +191,8 @@ def test_a_whole_model_takes_the_place_of_the_base_model(tmp_path):
         asked.append(config)
         return make_engine({})(config, *rest)
 
-    from pipelines.build import build
-
-    (tmp_path / "w").mkdir()
-    for role in ("generator", "extender"):  # a tokenizer belongs to a model
-        (tmp_path / "w" / "models" / "longer" / "1").mkdir(parents=True, exist_ok=True)
-    code_with_tokenizer = code + "; import shutil; shutil.copy(sys.argv[3] + '/tokenizer.json', sys.argv[2])"
-    value = yaml.safe_load(path.read_text())
-    value["generate"][0]["train"]["command"][2] = code_with_tokenizer
-    path.write_text(yaml.safe_dump(value))
     asyncio.run(build(path, Workspace(tmp_path / "w"), make_engine=make))
-    folders = {
-        Path(config.model).relative_to(tmp_path).as_posix() for config in asked if Path(config.model).is_absolute()
-    }
+    folders = {config.model.removeprefix(f"{tmp_path}/") for config in asked if config.model != "scripted"}
     assert folders == {"w/models/longer/1/generator", "w/models/longer/1/extender"}
     assert all(config.adapter is None for config in asked)
 
@@ -242,9 +235,11 @@ def test_plan_and_check_work_before_and_after_a_run(finished, tmp_path):
     assert [plan.name for plan in plans] == ["ingest", *STAGES, "export.out"]
     costs = {plan.name: plan.estimate.cost.requests for plan in plans if plan.estimate is not None}
     assert costs == {
-        **{f"generate.longer.{t}.{kind}": n for t in (1, 2) for kind, n in (("instructions", 12), ("answers", 12), ("extend", 84))},
+        **{f"generate.longer.{t}.instructions": 6 * 2 for t in (1, 2)},
+        **{f"generate.longer.{t}.answers": 6 * 2 for t in (1, 2)},
+        **{f"generate.longer.{t}.extend": 7 * 2 * 3 * 2 for t in (1, 2)},  # 7 of 12 are kept
         "generate.longer.length": 2 * (12 + 14),
-    }  # fmt: skip
+    }
     assert any("answers of up to 2048 tokens fit the window" in line for line in lines)
     plans, _ = asyncio.run(look(folder / "w"))
     assert not any(plan.todo for plan in plans)
