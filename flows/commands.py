@@ -107,7 +107,7 @@ def plan(arguments: Namespace) -> None:
 
 
 def preview(arguments: Namespace) -> None:
-    from pipelines.build import build
+    from pipelines.build import PREVIEW, build
     from pipelines.catalog import query
 
     recipe = load_recipe(arguments.recipe)
@@ -118,7 +118,7 @@ def preview(arguments: Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="longloom-preview-") as folder:
         workspace = Workspace(Path(folder), ledger)
         asyncio.run(build(arguments.recipe, workspace, "ingest", PREVIEW_ROWS))
-        asyncio.run(build(arguments.recipe, workspace, "generate", arguments.n))
+        asyncio.run(build(arguments.recipe, workspace, PREVIEW, arguments.n))
         names, rows = query(workspace, "SELECT stage, row_id, messages, details FROM samples ORDER BY stage, row_id")
         for row in rows:
             sample = dict(zip(names, row, strict=True))

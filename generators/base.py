@@ -70,13 +70,13 @@ class Cost:
     answer_tokens: int = 0
     answer_tokens_max: int = 0
 
-    def add(self, prompt: int, answer: int, answer_max: int, cached: int = 0) -> None:
-        """One more request."""
-        self.requests += 1
-        self.prompt_tokens += prompt
-        self.cached_tokens += cached
-        self.answer_tokens += min(answer, answer_max)
-        self.answer_tokens_max += answer_max
+    def add(self, prompt: int, answer: int, answer_max: int, cached: int = 0, times: int = 1) -> None:
+        """One more request, or as many alike."""
+        self.requests += times
+        self.prompt_tokens += times * prompt
+        self.cached_tokens += times * cached
+        self.answer_tokens += times * min(answer, answer_max)
+        self.answer_tokens_max += times * answer_max
 
 
 class Generator(ABC, Generic[RowT]):

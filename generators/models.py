@@ -65,6 +65,14 @@ def resolve_model(ref: str, base_dir: Path, revision: str | None = None) -> Reso
     return ResolvedModel(folder, folder.name, fingerprint(folder))
 
 
+def resolve_adapter(ref: str, base_dir: Path) -> Path:
+    """The folder of a LoRA adapter. Raises UserError if it holds none."""
+    folder = (base_dir / Path(ref).expanduser()).resolve()
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"adapter {ref!r}: there is no {folder / 'adapter_config.json'}")
+    return folder
+
+
 def _local_folder(ref: str, base_dir: Path) -> Path | None:
     path = (base_dir / Path(ref).expanduser()).resolve()
     if path.is_dir():

@@ -18,6 +18,7 @@ METHODS = {
     "long_qa": "generators.long_qa:LongQA",
     "longpo": "generators.longpo:LongPO",
     "minimum_tuning": "generators.minimum_tuning:MinimumTuning",
+    "self_lengthen": "generators.self_lengthen:SelfLengthen",
     "verifiable": "generators.verifiable:Verifiable",
     "writing_dpo": "generators.writing_dpo:WritingDPO",
 }

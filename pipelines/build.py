@@ -29,11 +29,24 @@ def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     return [IngestStage(), *generate, *score, *(ExportStage(config, upstream) for config in recipe.export)]
 
 
+PREVIEW = "preview"
+
+
 def choose(stages: list[Stage], name: str | None) -> list[Stage]:
-    """The stages that `--stage NAME` means: one stage, or all of a kind (`generate`). UserError if none."""
+    """The stages that `--stage NAME` means: one stage, or all of a kind; `generate` means the trainings in between too.
+    PREVIEW: of each generate entry what comes before it trains a model. UserError if none."""
     if name is None:
         return stages
-    chosen = [stage for stage in stages if stage.name == name or stage.name.startswith(f"{name}.")]
+    kinds = (f"{name}.", "train.") if name == "generate" else (f"{name}.",)
+    chosen = [stage for stage in stages if stage.name == name or stage.name.startswith(kinds)]
+    if name == PREVIEW:
+        firsts = [stage.name.split(".")[:2] for stage in stages]
+        trained = [firsts.index(first) for first in firsts if first[0] == "train"]
+        chosen = [
+            stage
+            for place, (stage, first) in enumerate(zip(stages, firsts, strict=True))
+            if first[0] == "generate" and not any(t < place and firsts[t][1] == first[1] for t in trained)
+        ]
     if not chosen:
         raise UserError(f"--stage {name!r}: the recipe has the stages {', '.join(stage.name for stage in stages)}")
     return chosen

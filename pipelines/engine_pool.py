@@ -117,6 +117,12 @@ class EnginePool:
             scorer, self._scorer = self._scorer, None
             await scorer.close()
 
+    async def release(self) -> None:
+        """Close all local models: a training needs their memory. They start again when they are asked."""
+        async with self._changing:
+            await self._close_local(keep=set())
+            await self._close_scorer()
+
     def _is_local(self, name: str) -> bool:
         return not isinstance(self.configs[name], OpenAIEngine)
 

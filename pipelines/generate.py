@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from generators.base import Cost
 from generators.engines.none import NoEngine
 from generators.prompts import template, version
 from generators.registry import create_generator, method_modules
@@ -87,10 +88,18 @@ class GenerateStage(Stage):
         settings = {key: value for key, value in self.settings(context).items() if key not in ("limit", "count")}
         units = []
         for number, shard in enumerate(shards(self.draws(context), self.config.shard_rows)):
-            rows = [[one.row_id, one.candidate.source, one.candidate.language] for one in shard]
+            rows = [self.facts_of(one) for one in shard]
             fingerprint = digest([settings, rows])
             units.append(Unit(f"{number:05d}", fingerprint, len(shard), shard))
         return units
+
+    def facts_of(self, one: Draw) -> list[Any]:
+        """What of a row changes what is made of it: part of the fingerprint."""
+        return [one.row_id, one.candidate.source, one.candidate.language]
+
+    def expected(self) -> tuple[int, Cost] | None:
+        """Of a late stage: rows and cost as the recipe lets expect."""
+        return None
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         names = set(self.config.step_engines.values())
@@ -106,10 +115,14 @@ class GenerateStage(Stage):
             on_row=lambda _: context.progress.advance(1),
             step_runners={step: others[name] for step, name in self.config.step_engines.items()},
         )
-        refuse_duplicates(outcomes)
+        self.settle(outcomes, context)
         return self.write(unit, outcomes, runner, context)
 
-    def tasks(self, draws: list[Draw], context: Context) -> Iterator[Task]:
+    def settle(self, outcomes: list[Outcome], context: Context) -> None:
+        """What only the rows of a unit together decide."""
+        refuse_duplicates(outcomes)
+
+    def tasks(self, draws: list[Any], context: Context) -> Iterator[Task]:
         kind = Document if self.config.input == "documents" else Instruction
         for one, row in load(context.workspace.root, draws, _ID[self.config.input]):
             yield Task(one.row_id, kind(**row), group=one.candidate.row_id)

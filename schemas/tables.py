@@ -32,6 +32,10 @@ TABLES: dict[str, pa.Schema] = {
         short_prompt=MESSAGES, document_ids=STRINGS, request_ids=STRINGS, source=_S, language=_S, details=JSON,
         model=_S, prompt_version=_S, recipe_hash=_S,
     ),
+    # What a method trains its own models on, on the way; no data for others.
+    "training": _schema(
+        training_id=_S, row_id=_S, stage=_S, role=_S, iteration=_I, messages=MESSAGES, language=_S, details=JSON
+    ),
     # One line for each use of a ledger entry by a row.
     "requests": _schema(
         request_id=_S, row_id=_S, stage=_S, method=_S, step=_S, model=_S, sampling=JSON, finish_reason=_S,

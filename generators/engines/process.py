@@ -36,7 +36,14 @@ from generators.engines.wire import (
     read_frame,
     request_to_json,
 )
-from generators.models import ResolvedModel, model_window, resolve_model, template_hash
+from generators.models import (
+    ResolvedModel,
+    fingerprint,
+    model_window,
+    resolve_adapter,
+    resolve_model,
+    template_hash,
+)
 from schemas.engines import TransformersEngine, VllmEngine
 from schemas.errors import RunError
 from schemas.ids import canonical_json
@@ -82,13 +89,14 @@ class ProcessEngine(Engine):
 
     @cached_property
     def identity(self) -> Identity:  # computed once: it reads the whole folder
-        model = self._model()
+        model, adapter = self._model(), self._adapter()
         settings = {} if self._config.dtype == "auto" else {"dtype": self._config.dtype}
         options = getattr(self._config, "options", {})
         settings.update({name: options[name] for name in sorted(options.keys() - _SCHEDULING)})
+        adapted = None if adapter is None else fingerprint(adapter)
         return Identity(
-            model=model.name,
-            revision=model.revision,
+            model=model.name if adapted is None else f"{model.name}+{adapted[:8]}",
+            revision=model.revision if adapted is None else f"{model.revision}+{adapted}",
             template=template_hash(model.path),
             settings=canonical_json(settings) if settings else None,
         )
@@ -97,6 +105,9 @@ class ProcessEngine(Engine):
         if self._resolved is None:
             self._resolved = resolve_model(self._config.model, self._base_dir, self._config.revision)
         return self._resolved
+
+    def _adapter(self) -> Path | None:
+        return None if self._config.adapter is None else resolve_adapter(self._config.adapter, self._base_dir)
 
     async def start(self) -> EngineInfo:
         """Start the process and load the model. Raises UserError, RunError (with the end of the log)."""
@@ -119,7 +130,9 @@ class ProcessEngine(Engine):
     def _worker_config(self) -> dict[str, Any]:
         model = self._model()
         window = model_window(model.path) if self._config.max_model_len is None else self._config.max_model_len
-        return {**self._config.model_dump(mode="json"), "model": str(model.path), "max_model_len": window}
+        adapter = self._adapter()
+        found = {"model": str(model.path), "adapter": str(adapter) if adapter else None, "max_model_len": window}
+        return {**self._config.model_dump(mode="json"), **found}
 
     def _log_path(self) -> Path:
         folder = self._log_dir or Path(tempfile.gettempdir())

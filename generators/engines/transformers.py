@@ -63,6 +63,10 @@ class TransformersBackend(Backend):
         dtype = torch_dtype(self.config["dtype"], self._device.type)
         options = {"attn_implementation": register()} if self._device.type == "cpu" else {}
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        if self.config["adapter"]:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, self.config["adapter"]).merge_and_unload()
         self._model: Any = model.to(self._device).eval()
         self._grammars: Any = None
 

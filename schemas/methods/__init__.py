@@ -12,6 +12,7 @@ from schemas.methods.long_cite import LongCite
 from schemas.methods.long_qa import LongQA
 from schemas.methods.longpo import LongPO
 from schemas.methods.minimum_tuning import MinimumTuning
+from schemas.methods.self_lengthen import SelfLengthen
 from schemas.methods.verifiable import Verifiable
 from schemas.methods.writing_dpo import WritingDPO
 
@@ -24,6 +25,7 @@ MethodConfig = Annotated[
     | LongQA
     | LongPO
     | MinimumTuning
+    | SelfLengthen
     | Verifiable
     | WritingDPO,
     Field(discriminator="method"),
