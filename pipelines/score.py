@@ -85,8 +85,8 @@ class ScoreStage(Stage):
         if (wrote.get("model"), wrote.get("revision")) != (reads["model"], reads["revision"]):
             one, other = (f"{facts.get('model')} ({facts.get('revision')})" for facts in (wrote, reads))
             raise UserError(
-                f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage {maker.stage} "
-                f"used {one}, engine {self.config.engine!r} is {other}"
+                f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage "
+                f"{maker.stage} used {one}, engine {self.config.engine!r} is {other}"
             )
 
     def _shards(self, context: Context) -> Iterator[tuple[str, Shard]]:
