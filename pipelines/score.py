@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
-from pipelines.manifest import UnitRecord
+from pipelines.manifest import Manifest, UnitRecord
 from pipelines.scorer_process import ScorerConfig
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
@@ -23,7 +23,7 @@ from schemas.scores import ScoreConfig
 from schemas.states import State
 
 # Settings that decide which rows, or when and where they are computed, not what comes out.
-_NO_RESULT = ("limit", "name", "methods", "batch_tokens", "shard_rows")
+_NO_RESULT = ("limit", "name", "engine", "methods", "batch_tokens", "shard_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +78,27 @@ class ScoreStage(Stage):
             units.append(Unit(key, digest([settings, shard.ids]), len(shard.ids), shard))
         return units
 
-    def _check_same_model(self, maker: str, context: Context) -> None:
+    def _check_same_model(self, maker: Manifest) -> None:
         """The reference is the model that wrote the answers, as the maker's manifest tells."""
-        wrote = context.upstream(maker).settings.get("engine") or {}
+        wrote = maker.settings.get("engine") or {}
         reads = self.engines.facts(self.config.engine)
         if (wrote.get("model"), wrote.get("revision")) != (reads["model"], reads["revision"]):
             one, other = (f"{facts.get('model')} ({facts.get('revision')})" for facts in (wrote, reads))
             raise UserError(
-                f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage {maker} "
-                f"used {one}, engine {self.config.engine!r} is {other}"
+                f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage "
+                f"{maker.stage} used {one}, engine {self.config.engine!r} is {other}"
             )
 
     def _shards(self, context: Context) -> Iterator[tuple[str, Shard]]:
         left = context.limit
         seen: set[str] = set()
         for maker in self._makers:
-            for part in context.upstream(maker).parts("preferences"):
+            manifest, checked = context.upstream(maker), False
+            for part in manifest.parts("preferences"):
                 found = dict.fromkeys(self._wanted(context.workspace.root / part.file))
-                if found:
-                    self._check_same_model(maker, context)
+                if found and not checked:
+                    self._check_same_model(manifest)
+                    checked = True
                 ids = [row_id for row_id in found if row_id not in seen][:left]
                 seen.update(ids)
                 left = None if left is None else left - len(ids)

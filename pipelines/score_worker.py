@@ -97,7 +97,7 @@ def serve(incoming: TextIO, outgoing: TextIO) -> None:
         say({"error": "user", "text": str(error)})
     except Exception as error:
         traceback.print_exc()
-        say({"error": "other", "text": f"{type(error).__name__}: {error}"})
+        say({"error": "other", "text": f"{type(error).__name__}: {error}"[:2000]})
 
 
 def _watch_parent(parent: int) -> None:
