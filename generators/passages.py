@@ -27,7 +27,7 @@ class Passage:
 def split_passages(text: str, tokenizer: Tokenizer, low: int, high: int | None) -> list[Passage]:
     """The passages of a text: its paragraphs (empty lines part them), where one of less than `low` tokens is joined
     with the next and one of more than `high` is cut between sentences (inside a sentence only where that alone is too
-    long). Tokens are counted in the whole text; alone, a passage may have one more. Between passages is white space
+    long). Tokens are counted in the whole text: alone, a passage may have one more. Between passages is white space
     only. `low=0, high=None`: the paragraphs as they are."""
     starts = [start for start, _ in tokenizer.offsets(text)]
 
