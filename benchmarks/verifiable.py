@@ -120,8 +120,8 @@ def work(folder: Path) -> dict[str, object]:
         counting += time.process_time() - begun
         tokens, size, samples = tokens + row[1], size + len(row[0].encode()), samples + 1
     return {
-        "seconds": seconds, "cpu": cpu, "samples": samples, "tokens": tokens, "size": size, "counting": counting, "peak": peak,
-        "states": ", ".join(f"{count} {state}" for state, count in sorted(states)),
+        "seconds": seconds, "cpu": cpu, "samples": samples, "tokens": tokens, "size": size, "counting": counting,
+        "peak": peak, "states": ", ".join(f"{count} {state}" for state, count in sorted(states)),
     }  # fmt: skip
 
 
