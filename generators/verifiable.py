@@ -26,7 +26,7 @@ class DocumentHaystack(Haystack, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task to be made. `key`: which entry of the recipe (see `entry_key`)."""
+    """One task to be made. `key`: which task (see `entry_key`)."""
 
     key: str
     tokens: int
@@ -36,7 +36,8 @@ class TaskRow:
 
 
 def entry_key(entry: TaskEntry) -> str:
-    """A name for an entry of `tasks` that changes when what it makes changes: part of row ids, hence of seeds."""
+    """A name for a task with its options: part of row ids, hence of seeds. Entries of the same task and options, for
+    other lengths, share it."""
     return f"{entry.task}-{digest(entry.options)[:6]}" if entry.options else entry.task
 
 

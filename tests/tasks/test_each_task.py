@@ -197,6 +197,14 @@ def test_about_a_tenth_of_the_answers_is_wrong_and_at_least_one():
     assert create_task("exam", {"wrong": 0.0}).make(Random(1), room(600)).details["wrong"] == 1
 
 
+def test_a_wrong_answer_does_not_give_itself_away():
+    for subject in ("alphabet", "largest"):
+        item = create_task("exam", {"subjects": [subject], "forms": ["gist"]}).make(Random(4), room(600))
+        for start, end in item.evidence:
+            question, _, given = item.context[start:end].partition(" Answer given: ")
+            assert given in question.partition(". ")[2].split(", ")
+
+
 def test_the_instruction_stands_once_or_in_every_question():
     for form, count in (("gist", 1), ("list", None)):
         item = create_task("exam", {"forms": [form], "mixed": 0.0}).make(Random(3), room(600))
