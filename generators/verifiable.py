@@ -27,7 +27,7 @@ class DocumentHaystack(Haystack, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task to be made. `key`: which entry of the recipe (see `entry_key`)."""
+    """One task to be made. `key`: which task (see `entry_key`)."""
 
     key: str
     tokens: int
@@ -37,7 +37,8 @@ class TaskRow:
 
 
 def entry_key(entry: TaskEntry) -> str:
-    """A name for an entry of `tasks` that changes when what it makes changes: part of row ids, hence of seeds."""
+    """A name for a task with its options and its target: part of row ids, hence of seeds. Entries that differ in their
+    lengths only share it."""
     target = "" if entry.target == "answer" else f"-{entry.target}"
     return f"{entry.task}{target}-{digest(entry.options)[:6]}" if entry.options else f"{entry.task}{target}"
 

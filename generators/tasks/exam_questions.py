@@ -23,11 +23,13 @@ _ROMAN = [
 
 @dataclass(frozen=True)
 class Subject:
-    """`ask` draws a question of a split; `answer` works it out from its text."""
+    """`ask` draws a question of a split; `answer` works it out from its text. `among`: the answer is one of the parts
+    of the question, and so must a wrong one be."""
 
     instruction: str
     ask: Callable[[Random, str], str]
     answer: Callable[[str], str]
+    among: bool = False
 
 
 def gold(subject: str, question: str) -> str:
@@ -136,9 +138,13 @@ SUBJECTS = {
         "Name the largest of the numbers.",
         _in_split(lambda rng: ", ".join(str(rng.randint(100, 9999)) for _ in range(4))),
         lambda text: str(max(_integers(text))),
+        among=True,
     ),
     "alphabet": Subject(
-        "Name the word that comes first in the alphabet.", _ask_alphabet, lambda text: min(text.split(", "))
+        "Name the word that comes first in the alphabet.",
+        _ask_alphabet,
+        lambda text: min(text.split(", ")),
+        among=True,
     ),
     "letters": Subject("Name the letter of the word.", _ask_letter, _answer_letter),
     "roman": Subject(
