@@ -67,7 +67,9 @@ class Verifiable(Generator[TaskRow]):
         tokens = llm.tokenizer.count(item.prompt if task.measures == "prompt" else item.answer)
         if abs(tokens - row.tokens) > TOLERANCE * row.tokens:
             raise Reject(State.OVER_BUDGET, "length_not_met", f"{tokens} tokens, {row.tokens} wanted")
-        assert targets.accepts(task, target, item, item.answer), "a task's own answer must pass its verifier"
+        assert targets.accepts(task, target, item.check, item.prompt, item.answer), (
+            "a task's own answer must pass its verifier"
+        )
         details: dict[str, Any] = {
             "task": task.name,
             "version": task.version,

@@ -8,8 +8,10 @@
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from generators.citations import (
     SentenceSpan,
@@ -33,7 +35,6 @@ CITE = (
     "first and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
 )
 _MOST = 2  # an answer may show at most this many times the evidence it needs
-_NUMBER = re.compile(r"<C([0-9]+)>")
 _TRIES = 6
 
 
@@ -68,13 +69,14 @@ def write(task: VerifiableTask, item: Item, target: str) -> Item:
     return _quoting(item) if target == "evidence_first" else _citing(task, item)
 
 
-def accepts(task: VerifiableTask, target: str, item: Item, answer: str) -> bool:
-    """Is this a right answer to the item, as `write` returned it, in the form of the target? Never raises."""
+def accepts(task: VerifiableTask, target: str, check: Mapping[str, Any], prompt: str, answer: str) -> bool:
+    """Is this a right answer in the form of the target? `check` and `prompt` are those of the item that `write`
+    returned. Never raises."""
     if target == "answer":
-        return task.verify(item.check, answer)
+        return task.verify(check, answer)
     if target == "evidence_first":
-        return _quotes(task, item, answer)
-    return _cites(task, item, answer)
+        return _quotes(task, check, prompt, answer)
+    return _cites(task, check, answer)
 
 
 # ---------------------------------------------------------------- evidence first
@@ -93,18 +95,16 @@ def _quoting(item: Item) -> Item:
     )
 
 
-def _quotes(task: VerifiableTask, item: Item, answer: str) -> bool:
-    """Bullets that stand in the context and hold all the evidence, then a right answer."""
+def _quotes(task: VerifiableTask, check: Mapping[str, Any], prompt: str, answer: str) -> bool:
+    """Bullets that stand in the prompt and hold all the evidence, then a right answer."""
     head, _, plain = answer.strip().partition("\n\n")
     bullets = [line.removeprefix("- ").strip() for line in head.splitlines() if line.startswith("- ")]
-    if not bullets or len(bullets) != len(head.splitlines()) or not all(b and b in item.context for b in bullets):
+    if not bullets or len(bullets) != len(head.splitlines()) or not all(b and b in prompt for b in bullets):
         return False
-    needed = item.check["quotes"]
+    needed = check["quotes"]
     if sum(map(len, bullets)) > _MOST * sum(map(len, needed)):
         return False
-    return all(any(quote in bullet for bullet in bullets) for quote in needed) and task.verify(
-        item.check["plain"], plain
-    )
+    return all(any(quote in bullet for bullet in bullets) for quote in needed) and task.verify(check["plain"], plain)
 
 
 # ---------------------------------------------------------------- citations
@@ -123,23 +123,22 @@ def _citing(task: VerifiableTask, item: Item) -> Item:
         context=number_sentences(item.context, parts),
         question=f"{item.question}\n\n{CITE}",
         answer=write_citations([Statement(item.answer, tuple(_runs(needed)))]),
-        check={"plain": item.check, "parts": needed},
+        check={"plain": item.check, "parts": needed, "count": len(parts)},
         evidence=tuple((moved(start), moved(end - 1) + 1) for start, end in item.evidence),
     )
 
 
-def _cites(task: VerifiableTask, item: Item, answer: str) -> bool:
+def _cites(task: VerifiableTask, check: Mapping[str, Any], answer: str) -> bool:
     """Citations that exist and name all the evidence, on a right answer."""
-    numbers = _NUMBER.findall(item.context)
     try:
-        pieces = parse_citations(answer.strip(), len(numbers))
+        pieces = parse_citations(answer.strip(), check["count"])
     except ValueError:
         return False
     cited = {n for piece in pieces for first, last in piece.spans for n in range(first, last + 1)}
-    needed = set(item.check["parts"])
+    needed = set(check["parts"])
     if not needed <= cited or len(cited) > _MOST * len(needed):
         return False
-    return task.verify(item.check["plain"], "".join(piece.text for piece in pieces))
+    return task.verify(check["plain"], "".join(piece.text for piece in pieces))
 
 
 def _parts(item: Item, prose: bool) -> list[tuple[int, int]]:

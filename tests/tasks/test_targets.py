@@ -77,7 +77,7 @@ def test_citations_by_hand():
 )
 def test_bullets_must_be_exact_and_hold_the_evidence(answer, right):
     made = targets.write(Barn(), ITEM, "evidence_first")
-    assert targets.accepts(Barn(), "evidence_first", made, answer) is right
+    assert targets.accepts(Barn(), "evidence_first", made.check, made.prompt, answer) is right
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_bullets_must_be_exact_and_hold_the_evidence(answer, right):
 )
 def test_citations_must_exist_and_name_the_evidence(answer, right):
     made = targets.write(Barn(), ITEM, "citations")
-    assert targets.accepts(Barn(), "citations", made, answer) is right
+    assert targets.accepts(Barn(), "citations", made.check, made.prompt, answer) is right
 
 
 def test_quoting_everything_is_no_evidence():
     long = replace(ITEM, context=CONTEXT + " More of it follows here." * 10)
     made = targets.write(Barn(), long, "evidence_first")
     head, tail = long.context.split("\n")
-    assert not targets.accepts(Barn(), "evidence_first", made, f"- {head}\n- {tail}\n\nthe barn")
+    assert not targets.accepts(Barn(), "evidence_first", made.check, made.prompt, f"- {head}\n- {tail}\n\nthe barn")
 
 
 @quoted
@@ -114,7 +114,7 @@ def test_every_bullet_is_an_exact_substring_of_the_context_and_the_answer_follow
         head, _, answer = made.answer.partition("\n\n")
         bullets = head.split("\n")
         assert all(bullet.startswith("- ") and bullet[2:] in made.context for bullet in bullets)
-        assert answer == item.answer and targets.accepts(task, "evidence_first", made, made.answer)
+        assert answer == item.answer and targets.accepts(task, "evidence_first", made.check, made.prompt, made.answer)
         assert made.context == item.context and made.prompt.startswith(item.prompt)
 
 
@@ -126,7 +126,7 @@ def test_stripping_the_tags_gives_the_answer_back_and_all_ids_exist(name):
         assert strip_numbers(made.context) == item.context
         last = made.context.count("<C")
         (statement,) = parse_citations(made.answer, last)
-        assert statement.spans and targets.accepts(task, "citations", made, made.answer)
+        assert statement.spans and targets.accepts(task, "citations", made.check, made.prompt, made.answer)
         assert [strip_numbers(made.context[a:b]) for a, b in made.evidence] == [
             item.context[a:b] for a, b in item.evidence
         ]
@@ -136,7 +136,7 @@ def test_stripping_the_tags_gives_the_answer_back_and_all_ids_exist(name):
 def test_quotes_do_not_save_a_wrong_answer(name):
     for seed, (task, item, made) in enumerate(written(name, "evidence_first")):
         head, wrong = made.answer.partition("\n\n")[0], task.corrupt(item, Random(seed))
-        assert not targets.accepts(task, "evidence_first", made, f"{head}\n\n{wrong}")
+        assert not targets.accepts(task, "evidence_first", made.check, made.prompt, f"{head}\n\n{wrong}")
 
 
 @cited
@@ -144,7 +144,7 @@ def test_citations_do_not_save_a_wrong_answer(name):
     for seed, (task, item, made) in enumerate(written(name, "citations")):
         (statement,) = parse_citations(made.answer, 10**6)
         wrong = write_citations([Statement(task.corrupt(item, Random(seed)), statement.spans)])
-        assert not targets.accepts(task, "citations", made, wrong)
+        assert not targets.accepts(task, "citations", made.check, made.prompt, wrong)
 
 
 @quoted
@@ -153,7 +153,7 @@ def test_the_right_answer_does_not_save_wrong_quotes(name):
         bullets = made.answer.partition("\n\n")[0].split("\n")
         for wrong in (bullets[1:], [f"{bullets[0]} indeed", *bullets[1:]], []):
             answer = "\n".join(wrong) + f"\n\n{item.answer}"
-            assert not targets.accepts(task, "evidence_first", made, answer.lstrip())
+            assert not targets.accepts(task, "evidence_first", made.check, made.prompt, answer.lstrip())
 
 
 @cited
@@ -162,8 +162,10 @@ def test_the_right_answer_does_not_save_wrong_citations(name):
         (statement,) = parse_citations(made.answer, 10**6)
         first, last = statement.spans[0]
         less = statement.spans[1:] if first == last else ((first + 1, last), *statement.spans[1:])
-        assert not targets.accepts(task, "citations", made, write_citations([Statement(item.answer, less)]))
-        assert not targets.accepts(task, "citations", made, item.answer)
+        assert not targets.accepts(
+            task, "citations", made.check, made.prompt, write_citations([Statement(item.answer, less)])
+        )
+        assert not targets.accepts(task, "citations", made.check, made.prompt, item.answer)
 
 
 @pytest.mark.parametrize(("name", "target"), [(n, t) for n in CITED for t in create_task(n).targets])
@@ -183,7 +185,7 @@ def test_the_prompt_with_all_that_the_target_adds_has_the_length_asked_for(name,
 def test_any_text_can_be_judged(answer):
     for target in ("answer", "evidence_first", "citations"):
         made = targets.write(Barn(), ITEM, target)
-        assert targets.accepts(Barn(), target, made, answer) is False
+        assert targets.accepts(Barn(), target, made.check, made.prompt, answer) is False
 
 
 def test_lines_are_numbered_where_the_context_is_no_prose():
