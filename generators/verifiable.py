@@ -20,7 +20,7 @@ from schemas.states import Reject, State
 
 
 class DocumentHaystack(Haystack, Protocol):
-    """A haystack that says which documents it has given."""
+    """A haystack that says which documents it gave last."""
 
     document_ids: list[str]
 
