@@ -1,5 +1,6 @@
 """Answers after their evidence, and with citations: exact, checkable, and undone byte for byte."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -59,6 +60,32 @@ def test_citations_by_hand():
     )
     assert made.answer == "<statement>the barn<cite>[2-2][4-4]</cite></statement>"
     assert [made.context[a:b] for a, b in made.evidence] == ["Ada went home at six.", "He slept in the red barn."]
+
+
+def test_passages_by_hand(monkeypatch):
+    monkeypatch.setattr(targets, "PASSAGE", 30)
+    made = targets.write(Barn(), ITEM, "passages")
+    assert made.context == (
+        "[Passage 1]\nIt rained. Ada went home at six. [Passage 2]\nBob stayed.\nHe slept in the red barn. "
+        "[Passage 3]\nThe end came."
+    )
+    assert made.answer == "the barn [1][2]"
+    assert [made.context[a:b] for a, b in made.evidence] == ["Ada went home at six.", "He slept in the red barn."]
+    for answer, right in (
+        ("the barn [1][2]", True),
+        ("the barn[2][1]\n", True),
+        ("the barn [1][2][3]", True),
+        ("the barn [1]", False),
+        ("the barn [1][2][4]", False),  # there is no passage 4
+        ("the barn [1][2][0]", False),
+        ("the house [1][2]", False),
+        ("[1][2] the barn", False),
+        ("the barn", False),
+        ("", False),
+    ):
+        assert targets.accepts(Barn(), "passages", made.check, made.prompt, answer) is right
+    with pytest.raises(ValueError, match=r"\[Passage 1\]"):
+        targets.write(Barn(), replace(ITEM, context=made.context), "passages")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +159,24 @@ def test_stripping_the_tags_gives_the_answer_back_and_all_ids_exist(name):
         ]
 
 
+@cited
+def test_passages_hold_the_evidence_and_come_off_again(name):
+    """extras 4."""
+    for seed, (task, item, made) in enumerate(written(name, "passages")):
+        assert re.sub(r"\[Passage \d+\]\n", "", made.context) == item.context
+        answer, _, named = made.answer.rpartition(" ")
+        assert answer == item.answer and targets.accepts(task, "passages", made.check, made.prompt, made.answer)
+        bodies = re.split(r"\[Passage \d+\]\n", made.context)[1:]
+        shown = "".join(bodies[int(n) - 1] for n in re.findall(r"\d+", named))
+        for start, end in made.evidence:
+            said = re.sub(r"\[Passage \d+\]\n", "", made.context[start:end])
+            assert said in shown and said in item.context
+        wrong = f"{task.corrupt(item, Random(seed))} {named}"
+        assert not targets.accepts(task, "passages", made.check, made.prompt, wrong)
+        fewer = named[: named.rindex("[")]
+        assert not targets.accepts(task, "passages", made.check, made.prompt, f"{item.answer} {fewer}")
+
+
 @quoted
 def test_quotes_do_not_save_a_wrong_answer(name):
     for seed, (task, item, made) in enumerate(written(name, "evidence_first")):
@@ -183,7 +228,7 @@ def test_the_prompt_with_all_that_the_target_adds_has_the_length_asked_for(name,
     | st.lists(st.sampled_from(["- ", "<statement>", "<cite>", "</cite>", "[1-2]", "\n\n", "Ada"])).map("".join)
 )
 def test_any_text_can_be_judged(answer):
-    for target in ("answer", "evidence_first", "citations"):
+    for target in ("answer", "evidence_first", "citations", "passages"):
         made = targets.write(Barn(), ITEM, target)
         assert targets.accepts(Barn(), target, made.check, made.prompt, answer) is False
 

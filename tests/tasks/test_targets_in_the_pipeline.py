@@ -20,6 +20,7 @@ TASKS = [
     {"task": "confusing_facts", "count": 3, "tokens": [600, 900]},
     {"task": "confusing_facts", "count": 2, "tokens": [600], "target": "evidence_first"},
     {"task": "needles", "count": 2, "tokens": [600], "target": "citations"},
+    {"task": "needles", "count": 1, "tokens": [600], "target": "passages"},
     {"task": "path_traversal", "count": 2, "tokens": [600], "target": "citations"},
     {"task": "ordering", "count": 3, "tokens": [350]},
     {"task": "tom_tracking", "count": 2, "tokens": [1000], "target": "evidence_first"},
@@ -34,7 +35,7 @@ def samples(tmp_path_factory):
     run(write(folder, TASKS), folder / "ws")
     assert {row["state"] for row in rows(folder / "ws", "row_states")} == {"ok"}
     found = rows(folder / "ws")
-    assert len(found) == 21
+    assert len(found) == 22
     return [(row, json.loads(row["details"]), *(m["content"] for m in row["messages"])) for row in found]
 
 
