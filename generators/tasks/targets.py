@@ -33,13 +33,13 @@ QUOTE = (
 )
 CITE = (
     "Each part of the text has a number: <C1> stands before the first, <C2> before the second, and so on. Write the "
-    "answer as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the first "
-    "and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
+    "answer as <statement>ANSWER<cite>[FIRST-LAST]</cite></statement>, where the brackets hold the numbers of the "
+    "first and the last of some parts in a row that the answer rests on; name several such runs as [2-2][7-8]."
 )
 PASSAGES = (
-    "The text is cut into passages: [Passage 1] stands before the first, [Passage 2] before the second, and so on. Behind "
-    "the answer name all passages that it rests on, and no others, each by its number in brackets of its own, as in "
-    "[3][7]."
+    "The text is cut into passages: [Passage 1] stands before the first, [Passage 2] before the second, and so on. "
+    "Behind the answer name all passages that it rests on, and no others, each by its number in brackets of its own, "
+    "as in [3][7]."
 )
 PASSAGE = 600
 Span = tuple[int, int]  # characters [start, end)
