@@ -1,14 +1,20 @@
 """Reading a recipe: every fault is one sentence that names file and key; what is left out has its default."""
 
 import copy
+import typing
 
 import pytest
 import yaml
 
 from schemas.errors import UserError
 from schemas.loading import MAX_ALIASES, MAX_RECIPE_BYTES, load_recipe
+from schemas.methods import MethodConfig
 from schemas.model import SamplingConfig
 from schemas.recipe import Recipe
+
+METHODS = ", ".join(
+    model.model_fields["method"].annotation.__args__[0] for model in typing.get_args(typing.get_args(MethodConfig)[0])
+)
 
 GOOD = {
     "name": "small",
@@ -99,7 +105,7 @@ BAD = [
     (
         ["generate", 0, "method"],
         "longqa",
-        "generate[0]: method 'longqa' is unknown, did you mean 'long_qa'?; known: agentwrite, long_qa",
+        f"generate[0]: method 'longqa' is unknown, did you mean 'long_qa'?; known: {METHODS}",
     ),
     (
         ["generate", 0, "engine"],

@@ -73,6 +73,11 @@ def _answer_product(text: str) -> str:
     return str(a * b)
 
 
+def _ask_units(rng: Random) -> str:
+    unit = rng.choice(sorted(_UNITS))
+    return f"{rng.randint(2, 400)} {unit} in {_UNITS[unit][0]}"
+
+
 def _answer_units(text: str) -> str:
     (amount,) = _integers(text)
     unit, factor = _UNITS[text.split()[1]]
@@ -124,8 +129,8 @@ SUBJECTS = {
         _answer_product,
     ),
     "units": Subject(
-        "Convert the amount to the next smaller unit.",
-        _in_split(lambda rng: f"{rng.randint(2, 400)} {rng.choice(sorted(_UNITS))}"),
+        "Convert the amount.",
+        _in_split(_ask_units),
         _answer_units,
     ),
     "weekdays": Subject(
