@@ -124,7 +124,9 @@ class VerifiableStage(GenerateStage):
             haystack = PoolHaystack(pool) if pool is not None else None
             key, tokens = one.candidate.file, one.candidate.group
             # The n-th task of each length asks the same, where a task can do that.
-            name = f"{key}-{one.row_id.rpartition('-')[2]}" if self.generator.tasks[key].same_question else one.row_id
+            number = one.row_id.rpartition("-")[2]
+            paired = self.generator.tasks[key].same_question
+            name = f"{self.config.name}-{key}-{number}" if paired else one.row_id
             yield Task(one.row_id, TaskRow(key, tokens, derive_seed(context.recipe.seed, name), haystack))
 
 
