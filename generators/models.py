@@ -210,6 +210,9 @@ class _FileTokenizer(TextTokenizer):
 
 
 class _TiktokenTokenizer(TextTokenizer):
+    def count(self, text: str) -> int:
+        return len(self._backend.encode_ordinary(text))
+
     def count_many(self, texts: list[str]) -> list[int]:
         return [len(ids) for ids in self._backend.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)]
 

@@ -20,14 +20,14 @@ from schemas.states import Reject, State
 
 
 class DocumentHaystack(Haystack, Protocol):
-    """A haystack that says which documents it has given."""
+    """A haystack that says which documents it gave last."""
 
     document_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task to be made. `key`: which entry of the recipe (see `entry_key`)."""
+    """One task to be made. `key`: which task (see `entry_key`)."""
 
     key: str
     tokens: int
@@ -37,7 +37,8 @@ class TaskRow:
 
 
 def entry_key(entry: TaskEntry) -> str:
-    """A name for an entry of `tasks` that changes when what it makes changes: part of row ids, hence of seeds."""
+    """A name for a task with its options and its target: part of row ids, hence of seeds. Entries that differ in their
+    lengths only share it."""
     target = "" if entry.target == "answer" else f"-{entry.target}"
     return f"{entry.task}{target}-{digest(entry.options)[:6]}" if entry.options else f"{entry.task}{target}"
 
@@ -66,7 +67,9 @@ class Verifiable(Generator[TaskRow]):
         tokens = llm.tokenizer.count(item.prompt if task.measures == "prompt" else item.answer)
         if abs(tokens - row.tokens) > TOLERANCE * row.tokens:
             raise Reject(State.OVER_BUDGET, "length_not_met", f"{tokens} tokens, {row.tokens} wanted")
-        assert targets.accepts(task, target, item, item.answer), "a task's own answer must pass its verifier"
+        assert targets.accepts(task, target, item.check, item.prompt, item.answer), (
+            "a task's own answer must pass its verifier"
+        )
         details: dict[str, Any] = {
             "task": task.name,
             "version": task.version,

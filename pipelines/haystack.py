@@ -31,7 +31,7 @@ class DocumentPool:
 
 
 class PoolHaystack:
-    """A pool as one row sees it. `document_ids`: what it has given, in order."""
+    """A pool as one row sees it. `document_ids`: what it gave last, in order."""
 
     def __init__(self, pool: DocumentPool) -> None:
         self.pool = pool
@@ -41,6 +41,7 @@ class PoolHaystack:
         """Documents in random order, whole but for the last one, of which a run of lines is taken; none twice. Less
         than `tokens` tokens only where the pool holds no more."""
         pieces, missing = list[str](), tokens * _SURPLUS + 16
+        self.document_ids = []  # of several tries only the last text is used
         for number in _shuffled(rng, len(self.pool.documents)):
             if missing <= 0:
                 break
@@ -61,7 +62,7 @@ class PoolHaystack:
             document = self.pool.map(number)
             if document.text.strip() and document.tokens_at(len(document.text)) >= tokens:
                 start, end = _window(document, tokens, rng)
-                self.document_ids = [self.pool.documents[number][0]]  # of several passages only the last is used
+                self.document_ids = [self.pool.documents[number][0]]
                 return document.text[start:end]
         raise ValueError(f"no document has {tokens} tokens")
 

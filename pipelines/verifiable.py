@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 from generators.registry import imported_modules
 from generators.runner import Task
 from generators.tasks.registry import TASKS
-from generators.verifiable import Remembering, TaskRow, Verifiable
+from generators.verifiable import Remembering, TaskRow, Verifiable, entry_key
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage
@@ -52,8 +52,8 @@ class VerifiableStage(GenerateStage):
 
     def draws(self, context: Context) -> list[Draw]:
         """All rows, in the order of the recipe; `count` and `limit` take about as many of each task and length."""
-        groups = [(key, tokens) for key, entry in self.generator.entries.items() for tokens in entry.tokens]
-        counts = [self.generator.entries[key].count for key, _ in groups]
+        groups = [(entry_key(entry), tokens) for entry in self.config.tasks for tokens in entry.tokens]
+        counts = [entry.count for entry in self.config.tasks for _ in entry.tokens]
         most = min((n for n in (self.config.count, context.limit) if n is not None), default=None)
         return [
             self._draw(key, tokens, n)
@@ -124,7 +124,9 @@ class VerifiableStage(GenerateStage):
             haystack = PoolHaystack(pool) if pool is not None else None
             key, tokens = one.candidate.file, one.candidate.group
             # The n-th task of each length asks the same, where a task can do that.
-            name = f"{key}-{one.row_id.rpartition('-')[2]}" if self.generator.tasks[key].same_question else one.row_id
+            number = one.row_id.rpartition("-")[2]
+            paired = self.generator.tasks[key].same_question
+            name = f"{self.config.name}-{key}-{number}" if paired else one.row_id
             yield Task(one.row_id, TaskRow(key, tokens, derive_seed(context.recipe.seed, name), haystack))
 
 

@@ -91,7 +91,7 @@ class Ancestors(VerifiableTask):
             question=f"{_INTRO} {asked}" + ("" if kind == "distance" else f" {_NAME_ONLY}"),
             answer=answer,
             check={"answer": answer},
-            evidence=tuple(spans[link] for link in (needed if kind != "eldest" else reversed(needed))),
+            evidence=tuple(spans[link] for link in (reversed(needed) if kind in ("eldest", "ancestor") else needed)),
             details={
                 "kind": kind, "people": len(chain), "steps": len(needed), "generations": sum(n for *_, n in needed),
                 "sentences": len(mixed),

@@ -59,7 +59,7 @@ class VerifiableTask(ABC):
     needs_haystack: ClassVar[bool] = False
     measures: ClassVar[Literal["prompt", "answer"]] = "prompt"  # what has `room.tokens`; answer: tasks of long output
     same_question: ClassVar[bool] = False  # one seed asks the same at every length
-    targets: ClassVar[tuple[str, ...]] = ("answer", "evidence_first", "citations")  # see targets.py
+    targets: ClassVar[tuple[str, ...]] = ("answer", "evidence_first", "citations", "passages")  # see targets.py
 
     @abstractmethod
     def make(self, rng: Random, room: Room) -> Item:

@@ -170,11 +170,8 @@ class Countdown(VerifiableTask):
             return False
         if not check["trace"]:
             return True
-        given = answer.partition("<search>")[2].partition("</search>")[0].strip("\n")
-        lines = [line.rstrip() for line in given.splitlines()]
-        return tagged(answer, "search") is not None and lines == [
-            one.line for one in search(list(check["numbers"]), check["target"])
-        ]
+        lines = [line.rstrip() for line in (tagged(answer, "search") or "").splitlines()]
+        return lines == [one.line for one in search(list(check["numbers"]), check["target"])]
 
     def corrupt(self, item: Item, rng: Random) -> str:
         tries = list(search(list(item.check["numbers"]), item.check["target"]))

@@ -98,27 +98,27 @@ class Exam(VerifiableTask):
         return asked
 
     def _wrong(self, rng: Random, asked: list[tuple[str, str, str]]) -> dict[int, str]:
-        """Place -> another question's answer of the same subject; spread evenly: one place in each of equal parts."""
+        """Place -> a wrong answer; spread evenly: one place in each of equal parts."""
         answers: dict[str, list[str]] = {}
         for subject, _, right in asked:
             answers.setdefault(subject, []).append(right)
         count = min(len(asked), max(1, round(self.wrong * len(asked))))
         wrong = {}
         for part in range(count):
-            low, high = part * len(asked) // count, (part + 1) * len(asked) // count
-            place = rng.randrange(low, high)
-            subject, _, right = asked[place]
-            for _ in range(64):
-                answer = rng.choice(answers[subject])
-                if normal(answer) != normal(right):
-                    wrong[place] = answer
-                    break
-            else:  # all answers are alike so far: that of a fresh question
-                answer = right
-                while normal(answer) == normal(right):
-                    answer = gold(subject, SUBJECTS[subject].ask(rng, self.split))
-                wrong[place] = answer
+            place = rng.randrange(part * len(asked) // count, (part + 1) * len(asked) // count)
+            subject, question, right = asked[place]
+            offered = question.split(", ") if SUBJECTS[subject].among else answers[subject]
+            wrong[place] = self._other(rng, subject, right, offered)
         return wrong
+
+    def _other(self, rng: Random, subject: str, right: str, offered: list[str]) -> str:
+        """One of the offered answers that is not the right one; where all are alike, that of a fresh question."""
+        for _ in range(64):
+            if normal(answer := rng.choice(offered)) != normal(right):
+                return answer
+        while normal(answer := gold(subject, SUBJECTS[subject].ask(rng, self.split))) == normal(right):
+            pass
+        return answer
 
     def verify(self, check: Mapping[str, Any], answer: str) -> bool:
         return sorted(numbers(answer)) == sorted(check["numbers"])

@@ -23,11 +23,13 @@ _ROMAN = [
 
 @dataclass(frozen=True)
 class Subject:
-    """`ask` draws a question of a split; `answer` works it out from its text."""
+    """`ask` draws a question of a split; `answer` works it out from its text. `among`: the answer is one of the parts
+    of the question, and so must a wrong one be."""
 
     instruction: str
     ask: Callable[[Random, str], str]
     answer: Callable[[str], str]
+    among: bool = False
 
 
 def gold(subject: str, question: str) -> str:
@@ -69,6 +71,11 @@ def _answer_sum(text: str) -> str:
 def _answer_product(text: str) -> str:
     a, b = _integers(text)
     return str(a * b)
+
+
+def _ask_units(rng: Random) -> str:
+    unit = rng.choice(sorted(_UNITS))
+    return f"{rng.randint(2, 400)} {unit} in {_UNITS[unit][0]}"
 
 
 def _answer_units(text: str) -> str:
@@ -122,8 +129,8 @@ SUBJECTS = {
         _answer_product,
     ),
     "units": Subject(
-        "Convert the amount to the next smaller unit.",
-        _in_split(lambda rng: f"{rng.randint(2, 400)} {rng.choice(sorted(_UNITS))}"),
+        "Convert the amount.",
+        _in_split(_ask_units),
         _answer_units,
     ),
     "weekdays": Subject(
@@ -136,9 +143,13 @@ SUBJECTS = {
         "Name the largest of the numbers.",
         _in_split(lambda rng: ", ".join(str(rng.randint(100, 9999)) for _ in range(4))),
         lambda text: str(max(_integers(text))),
+        among=True,
     ),
     "alphabet": Subject(
-        "Name the word that comes first in the alphabet.", _ask_alphabet, lambda text: min(text.split(", "))
+        "Name the word that comes first in the alphabet.",
+        _ask_alphabet,
+        lambda text: min(text.split(", ")),
+        among=True,
     ),
     "letters": Subject("Name the letter of the word.", _ask_letter, _answer_letter),
     "roman": Subject(

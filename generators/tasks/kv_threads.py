@@ -13,6 +13,7 @@ from generators.tasks.shaping import Text, check_choices, check_range, grow, nor
 
 KINDS = ("single", "multiple", "conditional", "thread", "threads")
 MARKS = "*#@%&"
+_PAIR = '"{}": "{}"'
 _INTRO = "The text above is a JSON object of key-value pairs."
 _ONE = "Answer with the value only."
 _MANY = "Answer with the values only, separated by commas, in the order of the keys asked for."
@@ -26,7 +27,8 @@ _FOLLOW = (
 class KvThreads(VerifiableTask):
     """`values`: how many keys a `multiple` or `conditional` task asks for. Both kinds of threads lay `threads`
     threads of `length` pairs; `thread` asks for the end of one, `threads` for those of all. A forward thread goes on
-    further down the text, a backward one further up."""
+    further down the text, a backward one further up. All are drawn between their bounds, and lowered (never below
+    the first) until they take at most half of the text."""
 
     name: ClassVar[str] = "kv_threads"
     kinds: Sequence[str] = KINDS
@@ -50,6 +52,13 @@ class KvThreads(VerifiableTask):
         count = threads if kind.startswith("thread") else 1 if kind == "single" else values
         if not kind.startswith("thread"):
             length, direction = 1, ""
+        most = room.tokens // (2 * room.tokenizer.count(_PAIR.format(uuid(rng, self.split), uuid(rng, self.split))))
+        least = self.threads[0] if kind.startswith("thread") else min(count, self.values[0])
+        while count * length > most and (length > self.length[0] or count > least):
+            if length > self.length[0]:
+                length -= 1
+            else:
+                count -= 1
         seed = rng.getrandbits(64)
 
         def build(pairs: int, attempt: int) -> Item:
@@ -74,7 +83,7 @@ class KvThreads(VerifiableTask):
         text.add("{\n")
         spans = []
         for n, (key, value) in enumerate(zip(keys, values, strict=True)):
-            spans.append(text.add(f'"{key}": "{value}"'))
+            spans.append(text.add(_PAIR.format(key, value)))
             text.add(",\n" if n < pairs - 1 else "\n}")
         asked = threads[:1] if kind == "thread" else threads
         ends = [values[thread[-1]] for thread in asked]

@@ -48,7 +48,7 @@ class LabelRounds(VerifiableTask):
     """`labels`: how many there are, drawn between the two; fewer where two rounds of them would not fit."""
 
     name: ClassVar[str] = "label_rounds"
-    targets: ClassVar[tuple[str, ...]] = ("answer", "citations")  # its evidence has several lines
+    targets: ClassVar[tuple[str, ...]] = ("answer", "citations", "passages")  # its evidence has several lines
     labels: Sequence[int] = (20, 170)
     split: str = "train"
 

@@ -1,6 +1,7 @@
 """Ordering (Ada-LEval's TSort, arXiv 2404.06480): put shuffled pieces of a text back into their order."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -130,8 +131,8 @@ def _cuts(lines: list[tuple[str, int]], start: int, budget: int, pieces: int) ->
         aim = before[start] + n * share
         # The end settles the length of the prompt, which is to be closer than that of a piece.
         slack = share * _UNEVEN / 2 if n < pieces else budget * TOLERANCE
-        near = [at for at in range(cuts[-1] + 1, len(lines) + 1) if abs(before[at] - aim) <= slack]
-        near = [at for at in near if (n == pieces or _opens(lines, at))]
+        first = max(cuts[-1] + 1, bisect_left(before, aim - slack))
+        near = [at for at in range(first, bisect_right(before, aim + slack)) if n == pieces or _opens(lines, at)]
         if not near:
             return None
         cuts.append(min(near, key=lambda at: (bool(lines[at - 1][0].strip()), abs(before[at] - aim))))

@@ -38,13 +38,15 @@ def fit(build: Callable[[int, int], Item], room: Room, size: int, per_unit: floa
 
 
 def grow(build: Callable[[int, int], Item], room: Room, least: int) -> Item:
-    """`fit` for tasks made of many like units: what a unit costs is found from two small tasks."""
-    sizes = (least, 2 * least + 24)
-    low, high = (room.tokenizer.count(build(size, 0).prompt) for size in sizes)
+    """`fit` for tasks made of many like units: what a unit costs is found from the smallest task and one of about an
+    eighth of the length."""
+    low = room.tokenizer.count(build(least, 0).prompt)
     if low > room.tokens * (1 + TOLERANCE):
         raise ValueError(f"no task of {room.tokens} tokens: the shortest has {low}")
-    per_unit = max(1.0, (high - low) / (sizes[1] - sizes[0]))
-    return fit(build, room, sizes[1] + round((room.tokens - high) / per_unit), per_unit, least)
+    size = max(2 * least + 24, least * room.tokens // (8 * low))
+    high = room.tokenizer.count(build(size, 0).prompt)
+    per_unit = max(1.0, (high - low) / (size - least))
+    return fit(build, room, size + round((room.tokens - high) / per_unit), per_unit, least)
 
 
 class Text:

@@ -70,7 +70,7 @@ RELATIONS = tuple(
     for past, plain in (
         ("opened the first observatory", "open the first observatory"),
         ("founded a school for clockmakers", "found a school for clockmakers"),
-        ("drew the plans of the stone bridge", "draw the plans of the stone bridge"),
+        ("drew the plans of the covered bridge", "draw the plans of the covered bridge"),
         ("bought the old glassworks", "buy the old glassworks"),
         ("planted the botanical garden", "plant the botanical garden"),
         ("wrote the rules of the harbour guild", "write the rules of the harbour guild"),

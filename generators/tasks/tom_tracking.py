@@ -280,5 +280,8 @@ def read_rows(answer: str) -> list[Row] | None:
         number = re.fullmatch(r"step (\d{1,7})", step)
         if number is None or not cells or not all(minds):
             return None
-        rows.append((int(number[1]), cells[0], {match[1]: match[2].strip() for match in minds if match}))
+        believed = {match[1]: match[2].strip() for match in minds if match}
+        if len(believed) < len(minds):  # two answers for one person
+            return None
+        rows.append((int(number[1]), cells[0], believed))
     return rows or None

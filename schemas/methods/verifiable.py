@@ -17,7 +17,7 @@ class TaskEntry(Model):
     count: Positive = 100
     tokens: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4096, 8192, 16384, 32768)
     options: dict[str, Any] = {}
-    target: Literal["answer", "evidence_first", "citations"] = "answer"  # evidence or citations: not all tasks have any
+    target: Literal["answer", "evidence_first", "citations", "passages"] = "answer"  # not all tasks have evidence
 
     @field_validator("tokens")
     @classmethod

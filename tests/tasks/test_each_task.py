@@ -131,6 +131,16 @@ def test_threads_run_in_their_direction_from_key_to_value(direction):
         assert steps[-1][1] == item.answer and item.answer not in dict(pairs)
 
 
+def test_a_short_text_gets_fewer_and_shorter_threads_instead_of_none():
+    wide = {"kinds": ["thread", "threads"], "threads": [2, 50], "length": [2, 100]}
+    for seed in range(50):
+        item = create_task("kv_threads", wide).make(Random(seed), room(600))
+        threads, length = item.details["threads"], item.details["thread_length"]
+        assert min(threads, length) >= 2 and threads * length <= 150  # of pairs of two words
+    with pytest.raises(ValueError, match="the shortest has"):
+        create_task("kv_threads", {**wide, "threads": [50, 50], "length": [9, 9]}).make(Random(1), room(600))
+
+
 def test_the_context_is_json_with_different_keys_and_marked_ones_only_where_asked():
     for seed in range(50):
         item = create_task("kv_threads").make(Random(seed), room(600))
@@ -170,7 +180,7 @@ def test_golds_agree_with_other_ways_to_work_them_out():
         for seed in range(200):
             question = SUBJECTS[subject].ask(Random(seed), "train")
             assert work_out(question) == (question if subject == "roman" else gold(subject, question))
-    assert gold("units", "3 weeks") == "21 days" and gold("units", "2 dozens") == "24 pieces"
+    assert gold("units", "3 weeks in days") == "21 days" and gold("units", "2 dozens in pieces") == "24 pieces"
     assert gold("dates", "28 February 2024, 2 days later") == "1 March 2024"
     assert gold("letters", "letter 2 of kravon") == "r" and gold("roman", "1994") == "MCMXCIV"
 
@@ -185,6 +195,14 @@ def test_about_a_tenth_of_the_answers_is_wrong_and_at_least_one():
         item = create_task("exam").make(Random(seed), room(600))
         assert item.details["wrong"] == max(1, round(0.1 * item.details["items"])) == len(item.check["numbers"])
     assert create_task("exam", {"wrong": 0.0}).make(Random(1), room(600)).details["wrong"] == 1
+
+
+def test_a_wrong_answer_does_not_give_itself_away():
+    for subject in ("alphabet", "largest"):
+        item = create_task("exam", {"subjects": [subject], "forms": ["gist"]}).make(Random(4), room(600))
+        for start, end in item.evidence:
+            question, _, given = item.context[start:end].partition(" Answer given: ")
+            assert given in question.partition(". ")[2].split(", ")
 
 
 def test_the_instruction_stands_once_or_in_every_question():
@@ -243,7 +261,7 @@ def test_no_made_up_word_of_one_split_stands_in_a_task_of_the_other(name):
         except UserError:
             pytest.skip("this task has no split")
         for seed in range(30):
-            item = task.make(Random(seed), room(600))
+            item = task.make(Random(seed), room(3000 if name == "golden_thread" else 1000))
             found = set(re.findall(r"[A-Za-z]+", item.prompt)) | set(re.findall(r"[a-z]+", item.prompt.lower()))
             assert not found & forbidden
 

@@ -158,6 +158,13 @@ def test_a_task_with_other_options_is_another_entry(tmp_path):
     assert len(fixed) == 2 and all(abs(one["depths"][0] - 0.5) < 0.05 for one in fixed)
 
 
+def test_the_same_task_may_be_listed_again_for_other_lengths(tmp_path):
+    both = [{"task": "exam", "count": 3, "tokens": [600]}, {"task": "exam", "count": 1, "tokens": [900, 1200]}]
+    run(write(tmp_path, both), tmp_path / "ws")
+    made = Counter(json.loads(row["details"])["length_bucket"] for row in rows(tmp_path / "ws"))
+    assert made == {600: 3, 900: 1, 1200: 1}
+
+
 def test_rows_that_cannot_be_made_say_why(tmp_path):
     tasks = [
         {"task": "needles", "count": 2, "tokens": [9000]},

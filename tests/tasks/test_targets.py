@@ -1,5 +1,6 @@
 """Answers after their evidence, and with citations: exact, checkable, and undone byte for byte."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -61,6 +62,32 @@ def test_citations_by_hand():
     assert [made.context[a:b] for a, b in made.evidence] == ["Ada went home at six.", "He slept in the red barn."]
 
 
+def test_passages_by_hand(monkeypatch):
+    monkeypatch.setattr(targets, "PASSAGE", 30)
+    made = targets.write(Barn(), ITEM, "passages")
+    assert made.context == (
+        "[Passage 1]\nIt rained. Ada went home at six. [Passage 2]\nBob stayed.\nHe slept in the red barn. "
+        "[Passage 3]\nThe end came."
+    )
+    assert made.answer == "the barn [1][2]"
+    assert [made.context[a:b] for a, b in made.evidence] == ["Ada went home at six.", "He slept in the red barn."]
+    for answer, right in (
+        ("the barn [1][2]", True),
+        ("the barn[2][1]\n", True),
+        ("the barn [1][2][3]", True),
+        ("the barn [1]", False),
+        ("the barn [1][2][4]", False),  # there is no passage 4
+        ("the barn [1][2][0]", False),
+        ("the house [1][2]", False),
+        ("[1][2] the barn", False),
+        ("the barn", False),
+        ("", False),
+    ):
+        assert targets.accepts(Barn(), "passages", made.check, made.prompt, answer) is right
+    with pytest.raises(ValueError, match=r"\[Passage 1\]"):
+        targets.write(Barn(), replace(ITEM, context=made.context), "passages")
+
+
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
@@ -77,7 +104,7 @@ def test_citations_by_hand():
 )
 def test_bullets_must_be_exact_and_hold_the_evidence(answer, right):
     made = targets.write(Barn(), ITEM, "evidence_first")
-    assert targets.accepts(Barn(), "evidence_first", made, answer) is right
+    assert targets.accepts(Barn(), "evidence_first", made.check, made.prompt, answer) is right
 
 
 @pytest.mark.parametrize(
@@ -97,14 +124,14 @@ def test_bullets_must_be_exact_and_hold_the_evidence(answer, right):
 )
 def test_citations_must_exist_and_name_the_evidence(answer, right):
     made = targets.write(Barn(), ITEM, "citations")
-    assert targets.accepts(Barn(), "citations", made, answer) is right
+    assert targets.accepts(Barn(), "citations", made.check, made.prompt, answer) is right
 
 
 def test_quoting_everything_is_no_evidence():
     long = replace(ITEM, context=CONTEXT + " More of it follows here." * 10)
     made = targets.write(Barn(), long, "evidence_first")
     head, tail = long.context.split("\n")
-    assert not targets.accepts(Barn(), "evidence_first", made, f"- {head}\n- {tail}\n\nthe barn")
+    assert not targets.accepts(Barn(), "evidence_first", made.check, made.prompt, f"- {head}\n- {tail}\n\nthe barn")
 
 
 @quoted
@@ -114,7 +141,7 @@ def test_every_bullet_is_an_exact_substring_of_the_context_and_the_answer_follow
         head, _, answer = made.answer.partition("\n\n")
         bullets = head.split("\n")
         assert all(bullet.startswith("- ") and bullet[2:] in made.context for bullet in bullets)
-        assert answer == item.answer and targets.accepts(task, "evidence_first", made, made.answer)
+        assert answer == item.answer and targets.accepts(task, "evidence_first", made.check, made.prompt, made.answer)
         assert made.context == item.context and made.prompt.startswith(item.prompt)
 
 
@@ -126,17 +153,35 @@ def test_stripping_the_tags_gives_the_answer_back_and_all_ids_exist(name):
         assert strip_numbers(made.context) == item.context
         last = made.context.count("<C")
         (statement,) = parse_citations(made.answer, last)
-        assert statement.spans and targets.accepts(task, "citations", made, made.answer)
+        assert statement.spans and targets.accepts(task, "citations", made.check, made.prompt, made.answer)
         assert [strip_numbers(made.context[a:b]) for a, b in made.evidence] == [
             item.context[a:b] for a, b in item.evidence
         ]
+
+
+@cited
+def test_passages_hold_the_evidence_and_come_off_again(name):
+    """extras 4."""
+    for seed, (task, item, made) in enumerate(written(name, "passages")):
+        assert re.sub(r"\[Passage \d+\]\n", "", made.context) == item.context
+        answer, _, named = made.answer.rpartition(" ")
+        assert answer == item.answer and targets.accepts(task, "passages", made.check, made.prompt, made.answer)
+        bodies = re.split(r"\[Passage \d+\]\n", made.context)[1:]
+        shown = "".join(bodies[int(n) - 1] for n in re.findall(r"\d+", named))
+        for start, end in made.evidence:
+            said = re.sub(r"\[Passage \d+\]\n", "", made.context[start:end])
+            assert said in shown and said in item.context
+        wrong = f"{task.corrupt(item, Random(seed))} {named}"
+        assert not targets.accepts(task, "passages", made.check, made.prompt, wrong)
+        fewer = named[: named.rindex("[")]
+        assert not targets.accepts(task, "passages", made.check, made.prompt, f"{item.answer} {fewer}")
 
 
 @quoted
 def test_quotes_do_not_save_a_wrong_answer(name):
     for seed, (task, item, made) in enumerate(written(name, "evidence_first")):
         head, wrong = made.answer.partition("\n\n")[0], task.corrupt(item, Random(seed))
-        assert not targets.accepts(task, "evidence_first", made, f"{head}\n\n{wrong}")
+        assert not targets.accepts(task, "evidence_first", made.check, made.prompt, f"{head}\n\n{wrong}")
 
 
 @cited
@@ -144,7 +189,7 @@ def test_citations_do_not_save_a_wrong_answer(name):
     for seed, (task, item, made) in enumerate(written(name, "citations")):
         (statement,) = parse_citations(made.answer, 10**6)
         wrong = write_citations([Statement(task.corrupt(item, Random(seed)), statement.spans)])
-        assert not targets.accepts(task, "citations", made, wrong)
+        assert not targets.accepts(task, "citations", made.check, made.prompt, wrong)
 
 
 @quoted
@@ -153,7 +198,7 @@ def test_the_right_answer_does_not_save_wrong_quotes(name):
         bullets = made.answer.partition("\n\n")[0].split("\n")
         for wrong in (bullets[1:], [f"{bullets[0]} indeed", *bullets[1:]], []):
             answer = "\n".join(wrong) + f"\n\n{item.answer}"
-            assert not targets.accepts(task, "evidence_first", made, answer.lstrip())
+            assert not targets.accepts(task, "evidence_first", made.check, made.prompt, answer.lstrip())
 
 
 @cited
@@ -162,8 +207,10 @@ def test_the_right_answer_does_not_save_wrong_citations(name):
         (statement,) = parse_citations(made.answer, 10**6)
         first, last = statement.spans[0]
         less = statement.spans[1:] if first == last else ((first + 1, last), *statement.spans[1:])
-        assert not targets.accepts(task, "citations", made, write_citations([Statement(item.answer, less)]))
-        assert not targets.accepts(task, "citations", made, item.answer)
+        assert not targets.accepts(
+            task, "citations", made.check, made.prompt, write_citations([Statement(item.answer, less)])
+        )
+        assert not targets.accepts(task, "citations", made.check, made.prompt, item.answer)
 
 
 @pytest.mark.parametrize(("name", "target"), [(n, t) for n in CITED for t in create_task(n).targets])
@@ -181,9 +228,9 @@ def test_the_prompt_with_all_that_the_target_adds_has_the_length_asked_for(name,
     | st.lists(st.sampled_from(["- ", "<statement>", "<cite>", "</cite>", "[1-2]", "\n\n", "Ada"])).map("".join)
 )
 def test_any_text_can_be_judged(answer):
-    for target in ("answer", "evidence_first", "citations"):
+    for target in ("answer", "evidence_first", "citations", "passages"):
         made = targets.write(Barn(), ITEM, target)
-        assert targets.accepts(Barn(), target, made, answer) is False
+        assert targets.accepts(Barn(), target, made.check, made.prompt, answer) is False
 
 
 def test_lines_are_numbered_where_the_context_is_no_prose():

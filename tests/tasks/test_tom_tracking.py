@@ -68,6 +68,7 @@ def test_the_verifier_wants_every_row_as_it_is():
         "\n".join(line for line in ANSWER.splitlines() if not line.startswith("step 2")),
         ANSWER.replace(" | Bob: blue tin", ""),
         ANSWER.replace("<trace>", ""),
+        ANSWER.replace("step 5 | red box |", "step 5 | red box | Ada: blue tin |"),  # two beliefs, the last one right
         f"{ANSWER}\n{ANSWER}",
         ANSWER.replace("step 7", "step seven"),
         ANSWER.replace("step 0", "step " + "9" * 5000),
