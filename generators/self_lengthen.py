@@ -239,7 +239,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         kinds, weights = zip(*control.kinds, strict=True)
         kind = llm.rng.choices(kinds, weights)[0]
         step = control.step * (2 if llm.rng.random() < control.coarse else 1)
-        demand = draw_demand(words, kind, step, control.words, llm.rng)
+        demand = draw_demand(words, kind, step, control.words)
         phrase = demand.phrase(chinese, numerals=llm.rng.random() < control.chinese_numerals)
         request = (await llm.chat("rewrite", instruction=row.instruction, demand=phrase)).strip()
         if not states(request, demand):

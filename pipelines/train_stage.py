@@ -30,6 +30,7 @@ from schemas.methods.self_lengthen import SelfLengthen as Config
 from schemas.states import State
 
 ROLES = ("generator", "extender")
+_SCRIPT_BYTES = 1_000_000
 _LOG_LINES = 12  # of the log's end, quoted when a command fails
 # The command's own process group lives as long as the pipe at its standard input: a killed run leaves no training
 # behind that would go on beside the next one. The arguments pass through untouched.
@@ -69,7 +70,16 @@ class TrainStage(Stage):
     def settings(self, context: Context) -> dict[str, Any]:
         facts = self.engines.facts(self.config.engine)
         base = {name: facts[name] for name in ("model", "revision")}
-        return {"command": list(self._command), "base": base, "code": code_version("pipelines/train_stage.py")}
+        return {"command": self._told(context.base_dir), "base": base, "code": code_version("pipelines/train_stage.py")}
+
+    def _told(self, folder: Path) -> list[str]:
+        """The command, with a hash of each small file that it names: a changed script is another training."""
+        told = []
+        for argument in self._command:
+            path = folder / argument
+            named = "{" not in argument and path.is_file() and path.stat().st_size < _SCRIPT_BYTES
+            told.append(f"{argument} ({digest(path.read_bytes())[:16]})" if named else argument)
+        return told
 
     def units(self, context: Context) -> list[Unit]:
         ids: dict[str, list[str]] = {role: [] for role in ROLES}
