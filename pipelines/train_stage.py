@@ -162,16 +162,17 @@ class TrainStage(Stage):
 async def _execute(command: list[str], folder: Path, log: Path) -> None:
     """Run to the end, output into the log. RunError with its last lines when the command fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", _GUARD, "sh", *command, cwd=folder, start_new_session=True,
-            stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
-        )  # fmt: skip
-        assert process.stdin is not None
-        try:
-            code = await process.wait()
-        finally:
-            process.stdin.close()  # ends whatever of the group is left
+    reading, writing = os.pipe()  # our end closes when we die
+    try:
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh", "-c", _GUARD, "sh", *command, cwd=folder, start_new_session=True,
+                stdin=reading, stdout=output, stderr=output,
+            )  # fmt: skip
+        code = await process.wait()
+    finally:
+        os.close(reading)
+        os.close(writing)  # ends whatever of the group is left
     if code:
         lines = log.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:]
         raise RunError(f"{log}: the training command ended with code {code}\n" + "\n".join(lines))
