@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass
-from random import Random
 from typing import Literal
 
 Kind = Literal["about", "range", "above", "below"]
@@ -70,7 +69,7 @@ class Demand:
         }[self.kind]
 
 
-def draw_demand(words: int, kind: Kind, step: int, bounds: tuple[int, int], rng: Random) -> Demand:
+def draw_demand(words: int, kind: Kind, step: int, bounds: tuple[int, int]) -> Demand:
     """A demand of that kind, in multiples of `step` within `bounds`, that a text of `words` words fulfils. Where none
     of that kind is true (3,000 words are not "more than 3,000"), a range around the length."""
     assert bounds[0] <= words <= bounds[1]

@@ -239,7 +239,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         kinds, weights = zip(*control.kinds, strict=True)
         kind = llm.rng.choices(kinds, weights)[0]
         step = control.step * (2 if llm.rng.random() < control.coarse else 1)
-        demand = draw_demand(words, kind, step, control.words, llm.rng)
+        demand = draw_demand(words, kind, step, control.words)
         phrase = demand.phrase(chinese, numerals=llm.rng.random() < control.chinese_numerals)
         request = (await llm.chat("rewrite", instruction=row.instruction, demand=phrase)).strip()
         if not states(request, demand):
@@ -268,7 +268,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         """Rows and cost of one stage, if every row succeeded at once. Lengths double with each iteration (Fig. 7)."""
         config, cost, steps = self.config, Cost(), self.config.sampling
         slots = config.instructions
-        answer = int(1000 * TOKENS_PER_WORD * 2 ** (iteration - 1))
+        answer = min(int(1000 * TOKENS_PER_WORD * 2 ** (iteration - 1)), steps.answer.max_tokens)
         request = TEMPLATE_TOKENS // 2 + 60
         if kind == "instructions":
             cost.add(request + 60, 60, steps.propose.max_tokens, times=slots)

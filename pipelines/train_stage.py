@@ -30,6 +30,7 @@ from schemas.methods.self_lengthen import SelfLengthen as Config
 from schemas.states import State
 
 ROLES = ("generator", "extender")
+_SCRIPT_BYTES = 1_000_000
 _LOG_LINES = 12  # of the log's end, quoted when a command fails
 # The command's own process group lives as long as the pipe at its standard input: a killed run leaves no training
 # behind that would go on beside the next one. The arguments pass through untouched.
@@ -69,7 +70,16 @@ class TrainStage(Stage):
     def settings(self, context: Context) -> dict[str, Any]:
         facts = self.engines.facts(self.config.engine)
         base = {name: facts[name] for name in ("model", "revision")}
-        return {"command": list(self._command), "base": base, "code": code_version("pipelines/train_stage.py")}
+        return {"command": self._told(context.base_dir), "base": base, "code": code_version("pipelines/train_stage.py")}
+
+    def _told(self, folder: Path) -> list[str]:
+        """The command, with a hash of each small file that it names: a changed script is another training."""
+        told = []
+        for argument in self._command:
+            path = folder / argument
+            named = "{" not in argument and path.is_file() and path.stat().st_size < _SCRIPT_BYTES
+            told.append(f"{argument} ({digest(path.read_bytes())[:16]})" if named else argument)
+        return told
 
     def units(self, context: Context) -> list[Unit]:
         ids: dict[str, list[str]] = {role: [] for role in ROLES}
@@ -152,16 +162,17 @@ class TrainStage(Stage):
 async def _execute(command: list[str], folder: Path, log: Path) -> None:
     """Run to the end, output into the log. RunError with its last lines when the command fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", _GUARD, "sh", *command, cwd=folder, start_new_session=True,
-            stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
-        )  # fmt: skip
-        assert process.stdin is not None
-        try:
-            code = await process.wait()
-        finally:
-            process.stdin.close()  # ends whatever of the group is left
+    reading, writing = os.pipe()  # our end closes when we die
+    try:
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh", "-c", _GUARD, "sh", *command, cwd=folder, start_new_session=True,
+                stdin=reading, stdout=output, stderr=output,
+            )  # fmt: skip
+        code = await process.wait()
+    finally:
+        os.close(reading)
+        os.close(writing)  # ends whatever of the group is left
     if code:
         lines = log.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:]
         raise RunError(f"{log}: the training command ended with code {code}\n" + "\n".join(lines))

@@ -269,8 +269,10 @@ def test_all_defaults_are_visible_and_read_back_the_same(tmp_path):
         {"name": "out", "configs": ["sft", "documents"], "methods": None, "shard_size": 500_000_000}
     ]
     assert shown["engines"] == {
-        "writer": {"type": "auto", "model": "m", "revision": None, "max_model_len": None, "dtype": "auto"}
-    }
+        "writer": {
+            "type": "auto", "model": "m", "adapter": None, "revision": None, "max_model_len": None, "dtype": "auto",
+        }
+    }  # fmt: skip
     assert shown["documents"] == [
         {"name": "texts", "type": "inline", "items": ["a text"], "licence": None, "language": None, "limit": None}
     ]

@@ -292,10 +292,10 @@ def test_an_outline_holds_four_fifths_of_the_lines_on_average():
 @settings(max_examples=500)
 @given(
     st.integers(2000, 7999), st.sampled_from(["about", "range", "above", "below"]), st.sampled_from([1000, 2000]),
-    st.booleans(), st.booleans(), st.integers(0, 99),
+    st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_a_demand_holds_for_the_true_length_in_both_languages(words, kind, step, chinese, numerals, seed):
-    demand = draw_demand(words, kind, step, (2000, 8000), Random(seed))
+def test_a_demand_holds_for_the_true_length_in_both_languages(words, kind, step, chinese, numerals):
+    demand = draw_demand(words, kind, step, (2000, 8000))
     assert demand.holds(words) and demand.numbers <= set(range(2000, 8001, 1000))
     phrase = demand.phrase(chinese, numerals)
     request = f"写一篇关于小岛的文章，{phrase}。" if chinese else f"Write about an island in {phrase}."

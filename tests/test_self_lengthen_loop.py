@@ -154,9 +154,6 @@ def test_another_training_changes_the_second_iteration_alone(finished, tmp_path)
     path = lengthen_recipe(tmp_path)
     run(path, tmp_path / "w")
     (tmp_path / "trainer.py").write_text(TRAINER.replace('f"{role} {iteration}"', 'f"{role}, better"'))
-    value = yaml.safe_load(path.read_text())
-    value["generate"][0]["train"]["command"].append("--new")
-    path.write_text(yaml.safe_dump(value))
     engines = run(path, tmp_path / "w")
     assert engines["base"].calls == []
     assert engines["1/generator"].calls and engines["1/extender"].calls

@@ -28,14 +28,14 @@ def write_tokenizer(folder: Path, template: str | None = CHATML, **settings: str
     return folder
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, hidden_size: int = 64) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=258,
-        hidden_size=64,
+        hidden_size=hidden_size,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
