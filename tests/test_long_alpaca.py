@@ -340,6 +340,11 @@ def test_two_runs_in_new_workspaces_choose_the_same_short_rows(tmp_path: Path) -
     second, _, _ = go(mixed(tmp_path / "b", 30, 100))
     grown, _, _ = go(mixed(tmp_path / "c", 30, 110))
     assert rows(first, chosen) == rows(second, chosen)
+    made, again = (
+        {path.name: path.read_bytes() for path in (workspace.root / "tables" / "samples").glob("*.parquet")}
+        for workspace in (first, second)
+    )
+    assert len(made) == 2 and made == again
     assert len(set(rows(first, chosen)) & set(rows(grown, chosen))) >= 7
 
 
