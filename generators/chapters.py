@@ -59,8 +59,8 @@ def chapter_splits(text: str, kind: Kind) -> list[list[Chapter]]:
     """The ways to split a text into consecutive chapters that together are all of it, from the coarsest to the finest;
     none without headings. Of the heading forms that documents of this kind have, the first with two headings decides;
     each of its levels that brings the number of headings to two or more is a way (a single title over all is none)."""
-    for form in _FORMS[kind]:
-        headings = list(form(text))
+    for group in _FORMS[kind]:
+        headings = max((list(form(text)) for form in group), key=len)
         if len(headings) < 2:
             continue
         found = [[one for one in headings if one.level <= level] for level in sorted({h.level for h in headings})]
@@ -197,9 +197,11 @@ def _files(text: str) -> Iterator[_Heading]:
             yield _Heading(line.start, 0, match[1])
 
 
+# Of a group the form with the most headings counts: a comment in an indented example looks like Markdown.
+_MARKUP = (_markdown, _underlined, _latex)
 _FORMS = {
-    "paper": (_latex, _markdown, _underlined, _numbered),
-    "book": (_chapter_lines, _roman, _markdown, _latex, _underlined),
-    "repository": (_files,),
-    "manual": (_markdown, _underlined, _latex, _chapter_lines, _numbered),
+    "paper": (_MARKUP, (_numbered,)),
+    "book": ((_chapter_lines,), (_roman,), _MARKUP),
+    "repository": ((_files,),),
+    "manual": (_MARKUP, (_chapter_lines,), (_numbered,)),
 }

@@ -38,6 +38,10 @@ def answer(request: ChatRequest) -> str:
         return f"Paragraph 1: Here is the tale of {word}, told at some length and without haste."
     if "one question per line, numbered" in prompt:
         return " " + "\n".join(f"{n}. What does {word} mean in part {n}?"[0 if n > 1 else 3 :] for n in range(1, 6))
+    if "between <question> and </question>" in prompt:
+        return f"What does {word} mean in it?</question>\n<answer>It means {word}.</answer>"
+    if 'Return JSON with the one key "question"' in prompt:
+        return json.dumps({"question": f"What does {word} mean in it?"})
     if '"verdict", which is' in prompt:
         return json.dumps({"analysis": f"seen {word}", "verdict": "correct"})
     return f"It means {word}, as the document says."

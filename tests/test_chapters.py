@@ -64,6 +64,12 @@ def titles(text: str, kind: Kind) -> list[list[str]]:
             "Title\n*****\n\nOne\n===\n\nText\n\nLong one\n===\n\nSub\n---\n\n=====\nTwo\n=====\n\nThree\n=====\n",
             [["Title", "One", "Three"], ["Title", "One", "Sub", "Three"], ["Title", "One", "Sub", "Two", "Three"]],
         ),
+        # A comment in an example is no heading where others are.
+        (
+            "manual",
+            "One\n===\n\n# see\n\n# here\n\nTwo\n===\n\nThree\n=====\n\nx\n",
+            [["One", "Two", "Three"]],
+        ),
         ("book", "No headings stand here.\n\nNone at all.", []),
         ("repository", "# A comment\n\n# Another\n", []),
     ],

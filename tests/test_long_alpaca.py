@@ -27,7 +27,7 @@ from schemas.methods.long_alpaca import LongAlpaca as Config
 from schemas.rows import Document, Instruction
 from schemas.states import State
 from tests.bad_replies import BAD_REPLIES
-from tests.support import WordTokenizer, recipe, texts
+from tests.support import WordTokenizer, recipe, scripted, texts
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "long_alpaca.yaml"
 BODY = "".join(f"Line {n} of the document has eight words.\n" for n in range(30))
@@ -340,6 +340,11 @@ def test_two_runs_in_new_workspaces_choose_the_same_short_rows(tmp_path: Path) -
     second, _, _ = go(mixed(tmp_path / "b", 30, 100))
     grown, _, _ = go(mixed(tmp_path / "c", 30, 110))
     assert rows(first, chosen) == rows(second, chosen)
+    made, again = (
+        {path.name: path.read_bytes() for path in (workspace.root / "tables" / "samples").glob("*.parquet")}
+        for workspace in (first, second)
+    )
+    assert len(made) == 2 and made == again
     assert len(set(rows(first, chosen)) & set(rows(grown, chosen))) >= 7
 
 
@@ -408,17 +413,12 @@ def test_check_knows_what_must_fit_the_window(tmp_path: Path) -> None:
 
 
 def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
-    workspace, engine = Workspace(tmp_path / "workspace"), ScriptedEngine(real_reply, window=4096)
+    workspace, engine = Workspace(tmp_path / "workspace"), scripted(window=4096)
     manifests = asyncio.run(build(RECIPE, workspace, make_engine=lambda *_: engine))
     assert all(manifest.done for manifest in manifests)
     assert rows(workspace, COUNTS) == [("long", 30), ("short", 10)]
     kinds = "SELECT DISTINCT details->>'doc_kind' FROM samples WHERE details->>'part' = 'long' ORDER BY 1"
     assert rows(workspace, kinds) == [("manual",), ("repository",)]
-
-
-def real_reply(request: ChatRequest) -> str:
-    seed = "".join(chr(97 + int(digit)) for digit in str(request.sampling.seed))
-    return json.dumps({"question": f"What is said about {seed} here?"}) if is_question(request) else f"It is {seed}."
 
 
 def test_people_s_answers_come_from_a_source_s_columns(tmp_path: Path) -> None:
