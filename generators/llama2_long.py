@@ -15,12 +15,20 @@ from generators.replies import (
     language_name,
     read_critique,
     read_tags,
+    read_texts,
 )
 from schemas.methods.llama2_long import Llama2Long as Config
 from schemas.rows import Document, Sample, Span
 from schemas.states import Reject, State
 
 PROMPT_TYPES = ("normal", "short")
+_TEXT = {"type": "string", "minLength": 1, "maxLength": 2000}
+PAIR = {
+    "type": "object",
+    "properties": {"question": _TEXT, "answer": _TEXT},
+    "required": ["question", "answer"],
+    "additionalProperties": False,
+}
 
 
 class Llama2Long(Generator[Document]):
@@ -34,10 +42,7 @@ class Llama2Long(Generator[Document]):
         (start, end), (low, high) = self._spans(row, llm)
         chunk, document = row.text[start:end], row.text[low:high]
 
-        reply = await llm.chat(
-            "pair", prefix="<question>", document=chunk, type=kind, language=language_name(row.language)
-        )
-        question, answer = read_tags(reply, ["question", "answer"], "not_question_and_answer")
+        question, answer = await self._pair(chunk, kind, language_name(row.language), llm)
         check_question(question, chunk)
         check_answer(answer, chunk, self.config.max_repetition)
         check_own_words(answer, question, chunk)
@@ -63,6 +68,16 @@ class Llama2Long(Generator[Document]):
                 loss_on_prompt=self.config.loss_on_prompt,
             )
         ]
+
+    async def _pair(self, chunk: str, kind: str, language: str, llm: Llm) -> tuple[str, str]:
+        form = self.config.pair_format
+        schema, prefix = (PAIR, "") if form == "json" else (None, "<question>")
+        reply = await llm.chat(
+            "pair", prefix=prefix, json_schema=schema, document=chunk, type=kind, language=language, format=form
+        )
+        fields, reason = ["question", "answer"], "not_question_and_answer"
+        question, answer = (read_texts if form == "json" else read_tags)(reply, fields, reason)
+        return question, answer
 
     def _spans(self, row: Document, llm: Llm) -> tuple[tuple[int, int], tuple[int, int]]:
         """Characters of the chunk, and of the part of the document around it that the record holds."""

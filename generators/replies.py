@@ -120,6 +120,18 @@ def read_tags(reply: str, names: Sequence[str], reason: str) -> list[str]:
     return texts
 
 
+def read_texts(reply: str, names: Sequence[str], reason: str) -> list[str]:
+    """The texts under the keys `names` of a JSON object. Raises Reject(invalid_output) as `read_tags` does."""
+    found = parse_object(reply, reason)
+    texts = [found.get(name) for name in names]
+    for name, text in zip(names, texts, strict=True):
+        if not isinstance(text, str):
+            raise Reject(State.INVALID_OUTPUT, reason, reply[:200])
+        if not text.strip():
+            raise Reject(State.INVALID_OUTPUT, f"empty_{name}", reply[:200])
+    return [str(text).strip() for text in texts]
+
+
 # The reply of a critique: looked at first, judged then.
 CRITIQUE = {
     "type": "object",

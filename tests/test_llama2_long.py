@@ -241,7 +241,8 @@ def test_a_chunk_larger_than_the_record_is_refused() -> None:
 
 def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    engine = ScriptedEngine(script(), window=8192)
+    pair = json.dumps({"question": "What does the line say?", "answer": "It says eight words."})
+    engine = ScriptedEngine(script(pair), window=8192)
     manifests = asyncio.run(build(RECIPE, workspace, limit=12, make_engine=lambda *_: engine))
     assert all(manifest.done for manifest in manifests)
     _, rows = query(
@@ -249,3 +250,23 @@ def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
     )
     assert len(rows) > 5 and {row[:2] for row in rows} == {("llama2_long", True)}
     assert {row[2] for row in rows} == {"normal", "short"} and all(len(row[4]) == 1 for row in rows)
+
+
+def test_a_pair_as_json_is_asked_for_with_a_schema_and_read_strictly(tmp_path: Path) -> None:
+    good = json.dumps({"question": " What does the line say?", "answer": "It says eight words.\n"})
+    (outcome,), engine = run(tmp_path / "good", script(good), pair_format="json")
+    assert outcome.samples[0].details["question"] == "What does the line say?"
+    assert outcome.samples[0].messages[1] == ("assistant", "It says eight words.")
+    assert engine.calls[0].sampling.json_schema is not None and len(engine.calls[0].messages) == 1
+    assert "<question>" not in engine.calls[0].messages[0].content
+    for number, (bad, reason) in enumerate(
+        [
+            ('{"question": "What does it say?"}', "not_question_and_answer"),
+            ('{"question": "What does it say?", "answer": 3}', "not_question_and_answer"),
+            ('["What does it say?", "words"]', "not_question_and_answer"),
+            ('{"question": "What does it say?", "answer": " "}', "empty_answer"),
+            ('{"question": "What does', "not_question_and_answer"),
+        ]
+    ):
+        (outcome,), _ = run(tmp_path / str(number), script(bad), pair_format="json")
+        assert (outcome.state, outcome.reason, outcome.records) == (State.INVALID_OUTPUT, reason, [])

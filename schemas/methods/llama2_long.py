@@ -23,6 +23,7 @@ class Llama2Long(EngineMethod):
     per_document: Positive = 1
     chunk_tokens: Positive = 2048  # what the model reads
     document_tokens: TokenRange = TokenRange(min=4_096, max=16_384)  # max: a longer document is cut around its chunk
+    pair_format: Literal["tags", "json"] = "tags"  # json: the engine is held to a schema; for small models
     cut_to_window: bool = True  # never longer than the engine's window; false: the model may read less than it teaches
     flat_lengths: bool = True  # with count: draw documents evenly over the log of their length
     loss_on_prompt: bool = True  # the paper's ablation: without it summaries and QuALITY fall below the baseline
