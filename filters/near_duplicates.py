@@ -13,7 +13,7 @@ class NearDuplicates:
     the same. Needs datasketch."""
 
     def __init__(self, threshold: float) -> None:
-        from datasketch import MinHashLSH  # type: ignore[import-untyped]
+        from datasketch import MinHashLSH
 
         self._threshold = threshold
         self._index: Any = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
