@@ -518,7 +518,7 @@ BAD = {
     "only an answer": "\nAnswer: town",
     "refusal in form": " I cannot ask about it.\nAnswer: sorry",
     "the question": " Who is the mayor of it?\nAnswer: Who is the mayor of it?",
-    "echo": "The question ends with a question mark and must be clear to somebody who does not know which text you have read",
+    "echo": "The question ends with a question mark and must be clear",
 }
 
 
