@@ -111,6 +111,8 @@ def check_pair(question: str, answer: str, sources: Sequence[str], config: Confi
     check_answer(answer, text, config.max_repetition)
     if len(question.splitlines()) > 1 or len(answer.splitlines()) > 1:  # a demonstration is three lines
         raise Reject(State.INVALID_OUTPUT, "not_one_line", f"{question} {answer}"[:200])
+    if not question.endswith(("?", "？", "؟")):  # broken off, or a statement
+        raise Reject(State.INVALID_OUTPUT, "no_question", question[:200])
     if _POINTS_AT_PASSAGE.search(question):
         raise Reject(State.FILTERED, "question_points_at_passage", question[:200])
     # With two passages a choice between two things is a fair question; with one it gives the answer away.

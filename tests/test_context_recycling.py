@@ -377,6 +377,7 @@ def checked(question: str, answer: str, *sources: str, **changes: Any) -> str:
         ("Who is the mayor of Alda?", "Who is the mayor of Alda?", "answer_in_question"),
         ("Who is\nthe mayor of Alda?", "Aldason", "not_one_line"),
         ("Mayor?", "Aldason", "no_question"),
+        ("What is the difference between", "a", "no_question"),  # as a small model really said
         ("谁是这个城市的市长？", "Aldason", "wrong_language"),
         ("Who is the mayor of Alda?", "阿尔达", "wrong_language"),
         ("Who is the mayor of Alda?", "", "empty_answer"),
@@ -517,7 +518,7 @@ BAD = {
     "only an answer": "\nAnswer: town",
     "refusal in form": " I cannot ask about it.\nAnswer: sorry",
     "the question": " Who is the mayor of it?\nAnswer: Who is the mayor of it?",
-    "echo": "The question must be clear to somebody who does not know which text you have read",
+    "echo": "The question ends with a question mark and must be clear",
 }
 
 
