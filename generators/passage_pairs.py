@@ -85,7 +85,7 @@ class PairMaker:
             stop=("\nQuestion:",),
             passages=source,
             count=len(chosen),
-            extractive=self._config.extractive != "off",
+            extractive=self._config.extractive != "free",
             language=language_name(self._language),
         )
         question, answer = read_pair(reply)
@@ -123,7 +123,7 @@ def check_pair(question: str, answer: str, sources: Sequence[str], config: Confi
             standing = any(answer in source for source in sources)
         case "normalised":
             standing = any(holds(source, answer) for source in sources)
-        case "off":
+        case "free":
             standing = True
     if not standing:
         raise Reject(State.FILTERED, "answer_not_in_passage", answer[:200])

@@ -49,10 +49,13 @@ def good_questions(text: str, count: int, document: str) -> list[str]:
 
 
 def check_question(question: str, document: str) -> None:
-    """Raises Reject for what is no question on the document: too short, a refusal, another script, a loop, the
-    document's own beginning."""
+    """Raises Reject for what is no question on the document: too short, broken off, a refusal, another script, a loop,
+    the document's own beginning."""
     if word_count(question) < MIN_QUESTION_WORDS:
         raise Reject(State.INVALID_OUTPUT, "no_question", question[:120])
+    # "How to use the": outside Chinese and Japanese a finished sentence ends with a sign.
+    if is_unfinished(question) or (question.rstrip()[-1].isalnum() and script(question) != "cjk"):
+        raise Reject(State.INVALID_OUTPUT, "unfinished_question", question[-120:])
     if is_refusal(question):
         raise Reject(State.REFUSED, "refused_question", question[:200])
     if script(question) != script(document):

@@ -43,7 +43,7 @@ KNOWN = {
 
 
 def is_pair(request: ChatRequest) -> bool:
-    return "in two lines and nothing else" in request.messages[0].content
+    return "Name what you ask about, so that" in request.messages[0].content
 
 
 def pair(request: ChatRequest) -> str:
@@ -369,7 +369,7 @@ def checked(question: str, answer: str, *sources: str, **changes: Any) -> str:
         ("Who is the mayor of Alda?", "is called  ALDASON!", ""),
         ("Who is the mayor of Alda?", "Bergson", "answer_not_in_passage"),
         ("Who is the mayor of Alda?", "son", "answer_not_in_passage"),  # a piece of a word
-        ("Who is the mayor of Alda?", "...", "answer_not_in_passage"),
+        ("Who is the mayor of Alda?", "...", "empty_answer"),
         ("What does this passage say of Alda?", "Aldason", "question_points_at_passage"),
         ("In the given text, who is mayor?", "Aldason", "question_points_at_passage"),
         ("Who is mayor according to the author?", "Aldason", "question_points_at_passage"),
@@ -377,7 +377,7 @@ def checked(question: str, answer: str, *sources: str, **changes: Any) -> str:
         ("Who is the mayor of Alda?", "Who is the mayor of Alda?", "answer_in_question"),
         ("Who is\nthe mayor of Alda?", "Aldason", "not_one_line"),
         ("Mayor?", "Aldason", "no_question"),
-        ("What is the difference between", "a", "no_question"),  # as a small model really said
+        ("What is the difference between", "a", "unfinished_question"),  # as a small model really said
         ("谁是这个城市的市长？", "Aldason", "wrong_language"),
         ("Who is the mayor of Alda?", "阿尔达", "wrong_language"),
         ("Who is the mayor of Alda?", "", "empty_answer"),
@@ -394,7 +394,7 @@ def test_an_answer_in_the_passage_exactly_or_in_any_writing() -> None:
     assert checked(question, answer, PARAGRAPHS[0], extractive="normalised") == ""
     assert checked(question, answer, PARAGRAPHS[0], extractive="exact") == "answer_not_in_passage"
     assert checked(question, "called Aldason.", PARAGRAPHS[0], extractive="exact") == ""
-    assert checked(question, "Mister Aldason", PARAGRAPHS[0], extractive="off") == ""
+    assert checked(question, "Mister Aldason", PARAGRAPHS[0], extractive="free") == ""
 
 
 @pytest.mark.parametrize("question", ["本文的市长是谁？", "这段话说谁是市长？", "文中的市长是谁？", "上述城市在哪里？"])
@@ -562,7 +562,7 @@ def test_locate_finds_a_text_whatever_its_white_space(wanted: str, text: str) ->
 
 def on_any_text(request: ChatRequest) -> str:
     """A question that names words of its passage, and the passage's beginning as the answer."""
-    source = request.messages[0].content.rpartition("\n\nRead the ")[0]
+    source = request.messages[0].content.rpartition("\n\nWrite one question ")[0]
     answer = " ".join(re.findall(r"\w+", source)[:2])
     words = sorted(set(re.findall(r"[A-Za-z]{4,}", source)) - set(answer.split()))
     return f" What is it about: {', '.join(words[:9])}?\nAnswer: {answer}"

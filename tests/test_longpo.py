@@ -484,7 +484,7 @@ def test_questions_on_this_passage_mean_nothing_to_a_reader_of_the_whole_documen
 
 
 def test_an_instruction_must_leave_room_for_the_document(tmp_path: Path) -> None:
-    longest = " ".join(f"w{n}" for n in range(257))
+    longest = " ".join(f"{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(257)) + "?"
     steps = {"questions": {"max_tokens": 300}, "chosen": {"max_tokens": 60}, "rejected": {"max_tokens": 60}}
     changes = {"turns": 1, "questions": 1, "sampling": steps}
     outcome, _ = run(tmp_path / "a", script(GOOD, OTHER, f" {longest}"), **changes)

@@ -85,7 +85,7 @@ def test_prompts_without_exactly_one_length_are_filtered(prompt: str) -> None:
         (text(95) + " and so:", State.INVALID_OUTPUT, "unfinished_answer"),
         ("the same eight words are said again always " * 12, State.FILTERED, "repetition"),
         ("Write 10 WORDS  on tea.", State.INVALID_OUTPUT, "prompt_echo"),
-        ("a" * 200_000, State.FILTERED, "length_score"),
+        ("a" * 200_000, State.FILTERED, "repetition"),
         (text(8) + ' {"half": ', State.INVALID_OUTPUT, "unfinished_answer"),
         (None, State.INVALID_OUTPUT, "answer_not_a_string"),
         (["a"], State.INVALID_OUTPUT, "answer_not_a_string"),
@@ -104,7 +104,11 @@ def test_a_missing_answer_says_where_it_should_have_been_named() -> None:
 
 @given(st.integers(20, 3000), st.integers(1, 6000), st.integers(0, 100))
 def test_kept_if_and_only_if_the_score_reaches_the_bound(demanded: int, written: int, bound: int) -> None:
-    prompt, metadata, changes = f"写{demanded}字", {"answer": "字" * written}, {"min_length_score": bound}
+    prompt, metadata, changes = (
+        f"写{demanded}字",
+        {"answer": "".join(chr(0x4E00 + n) for n in range(written))},
+        {"min_length_score": bound},
+    )
     try:
         details = curate(prompt, metadata, max_repetition=1, **changes).details
     except Reject as reject:

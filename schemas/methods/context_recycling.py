@@ -39,7 +39,7 @@ class ContextRecycling(EngineMethod):
     known: KnownQuestion | None = None  # default: the question is made from a further passage
     question_passages: Literal[1, 2] = 1  # of a question that is made
     exclude_gold: bool = True  # no demonstration from a passage that a known question's answer stands in
-    extractive: Literal["off", "exact", "normalised"] = "normalised"  # must an answer stand in its passage?
+    extractive: Literal["free", "exact", "normalised"] = "normalised"  # must an answer stand in its passage?
     max_failures: Annotated[int, Field(ge=0)] = 6  # failed demonstration calls of a row; other passages are tried
     max_repetition: Share = 0.5  # share of words inside repeated 8-word spans
     round_trip: bool = False  # ask with the whole context: keep what comes back with the same evidence and answer
