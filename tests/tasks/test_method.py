@@ -190,7 +190,11 @@ def test_rows_that_cannot_be_made_say_why(tmp_path):
         ({"tasks": {"exam": {"options": {"wrnog": 1}}}}, {}, "task 'exam': no option 'wrnog', did you mean 'wrong'?"),
         ({"tasks": {"exam": None}, "language": "zh"}, {}, "task 'exam' has no language 'zh'"),
         ({"tasks": {"needles": None}, "language": "zh"}, {}, "no document in the language 'zh' to hide things in"),
-        ({"tasks": {"exam": None}}, {"tokenizer": None}, "tokenizer: methods without an engine measure texts in tokens"),
+        (
+            {"tasks": {"exam": None}},
+            {"tokenizer": None},
+            "tokenizer: methods without an engine measure texts in tokens",
+        ),
         ({"tasks": {"exam": {"tokens": [600, 600]}}}, {}, "tasks[0].tokens: each length once, not 600, 600"),
         ({"tasks": {"exam": 5}}, {}, "tasks"),
         ({"tasks": {}}, {}, "generate[0].tasks: needs at least 1"),
