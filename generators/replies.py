@@ -16,6 +16,7 @@ MIN_QUESTION_WORDS = 3  # "1. 1" is no question; "什么是甲" is one
 BAD_REPLY = (State.TRUNCATED, State.INVALID_OUTPUT, State.FILTERED, State.REFUSED)  # another call may do better
 COPIED = 120  # letters and digits, some 25 words: a definition that opens a document may be quoted in an answer
 _ITEM = re.compile(r"^\s*(\d{1,6})\s*[.)、．:：]\s*(.*\S)\s*$")
+_ABOUT_ITSELF = re.compile(r"\banswers? to (?:this|the) questions?\b", re.IGNORECASE)  # "What is the answer to it?"
 _OWN_TAGS = re.compile(r"</?(?:question|answer)>")  # of the formats that our prompts ask for
 LANGUAGES = {
     "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "en": "English", "es": "Spanish",
@@ -49,9 +50,9 @@ def good_questions(text: str, count: int, document: str) -> list[str]:
 
 
 def check_question(question: str, document: str) -> None:
-    """Raises Reject for what is no question on the document: too short, broken off, a refusal, another script, a loop,
-    the document's own beginning."""
-    if word_count(question) < MIN_QUESTION_WORDS:
+    """Raises Reject for what is no question on the document: too short, about itself, broken off, a refusal, another
+    script, a loop, the document's own beginning."""
+    if word_count(question) < MIN_QUESTION_WORDS or _ABOUT_ITSELF.search(question):
         raise Reject(State.INVALID_OUTPUT, "no_question", question[:120])
     # "How to use the": outside Chinese and Japanese a finished sentence ends with a sign.
     if is_unfinished(question) or (question.rstrip()[-1].isalnum() and script(question) != "cjk"):
