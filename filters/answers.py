@@ -14,6 +14,10 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _PLAN_LINE = re.compile(r"\b(?:Main point|主要内容|要点)\s*[:：].*(?:Word count|字数)\s*[:：]", re.IGNORECASE)
+_WORD_COUNT = re.compile(  # at the end of a line
+    r"[-–—(（\[* ]{0,8}(?:Word count|字数)\** ?[:：] ?\**(?:about |约)?\d[\d,]* ?(?:words|字)?[*)）\].。]{0,4}\s*$",
+    re.IGNORECASE,
+)
 _INVISIBLE = re.compile("[\u200b\u200c\u2060\ufeff]")  # not U+200D: emoji and Indic scripts need it
 
 _REFUSAL = re.compile(
@@ -25,11 +29,11 @@ REFUSAL_WORDS = 60  # a longer answer that opens with an apology is an answer
 
 
 def strip_labels(text: str) -> str:
-    """A cleaner: removes the plan's labels that leaked into written text ("Paragraph 1:", "段落1："), whole plan lines,
-    and invisible characters; nothing else."""
+    """A cleaner: removes the plan's labels that leaked into written text ("Paragraph 1:", "段落1：", "- Word count: 90
+    words" at a line's end), whole plan lines, and invisible characters; nothing else."""
     lines = []
     for line in _INVISIBLE.sub("", text).split("\n"):
-        stripped = _LABEL.sub("", line, count=1)
+        stripped = _WORD_COUNT.sub("", _LABEL.sub("", line, count=1))
         if _PLAN_LINE.search(line) or (stripped != line and not stripped.strip()):
             continue
         lines.append(stripped)

@@ -18,13 +18,15 @@ _META_FIRST = re.compile(
     r"^\W*(?:(?:sure|certainly|of course|okay|ok)\b[,!. ]*)?"
     r"(?:(?:here(?:['’]s| is| are)|below is|this is|i(?:['’]ve| have))"
     r"\b.{0,60}\b(?:revised|revision|expanded|extended|enriched|rewritten|longer|response|version)\b"
-    r"|(?:revised|expanded|extended|enriched|rewritten)\s+(?:text|response|version|paragraph|article)\b)"
+    r"|(?:revised|expanded|extended|enriched|rewritten)\s+(?:text|response|version|paragraph|article)\b"
+    r"|.{0,60}\b(?:provided|given|original) (?:outline|text|draft)\b)"
     r"|^\W*(?:好的|当然)?[，。！\s]*(?:以下是|下面是|这是).{0,20}(?:扩展|扩写|修改|改写|丰富|版本)",
     re.IGNORECASE,
 )
 _META_LAST = re.compile(
     r"^\W*(?:note:?\s+)?(?:this|the above|in this)\s+(?:revised|revision|expanded|extended|enriched|rewritten|response|"
-    r"version)\b|^\W*(?:以上|这个|本次).{0,12}(?:扩展|扩写|修改|改写|版本)",
+    r"version)\b|\b(?:please )?(?:feel free to|let me know|would you like me)\b|\bi hope (?:this|that|it)\b"
+    r"|^\W*(?:以上|这个|本次).{0,12}(?:扩展|扩写|修改|改写|版本)",
     re.IGNORECASE,
 )
 
@@ -41,7 +43,7 @@ def form_fault(text: str) -> str | None:
     if has_repeated_span(text):
         return "repeated_span"
     lines = [line for line in text.splitlines() if line.strip()]
-    if _META_FIRST.match(lines[0]) or (len(lines) > 1 and _META_LAST.match(lines[-1])):
+    if _META_FIRST.match(lines[0]) or (len(lines) > 1 and _META_LAST.search(lines[-1])):
         return "meta_talk"
     return None
 

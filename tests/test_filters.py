@@ -82,6 +82,10 @@ def test_repetition_counts_words_in_repeated_spans() -> None:
         ("Paragraph 1 - Main point: the sea - Word count: 100 words\nThe sea.", "The sea."),
         ("\u200bThe \ufeffsea.", "The sea."),
         ("A subtitle\n\nThe sea.", "A subtitle\n\nThe sea."),
+        ("The village woke. - Word count: 100 words", "The village woke."),
+        ("村子醒了。（字数：100字）", "村子醒了。"),
+        ("村子醒了。 - 字数：约100字", "村子醒了。"),
+        ("Keep the word count: 100 words is enough for it.", "Keep the word count: 100 words is enough for it."),
     ],
 )
 def test_strip_labels(text: str, clean: str) -> None:

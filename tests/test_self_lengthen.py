@@ -247,6 +247,9 @@ def test_check_refuses_talk_about_the_rewriting_and_no_honest_opening():
     assert form_fault("Here is an expanded version of the text:\n\nThe island lies north.") == "meta_talk"
     assert form_fault("Sure! Here's the revised article.\n\nThe island.") == "meta_talk"
     assert form_fault("The island.\n\nThis revised version adds detail.") == "meta_talk"
+    assert form_fault("To write a story based on the provided outline, I begin.\n\nThe island.") == "meta_talk"
+    assert form_fault("The island.\n\nPlease feel free to change any part of it.") == "meta_talk"
+    assert form_fault("The given island lies north.\n\nI hope for a calm sea.") is None
     assert form_fault("以下是扩展后的文章。\n\n北方有一座小岛。") == "meta_talk"
     assert form_fault("Version control began in the seventies.\n\nIn response, teams grew.") is None
     assert form_fault("A paragraph is a unit of thought.\n\nThe revision of the law came late.") is None
