@@ -25,6 +25,8 @@ _REFUSAL = re.compile(
     r"|as\s+an?\s+(?:ai|language\s+model)\b|unfortunately,?\s+i\b|(?:很?抱歉|对不起|作为一个?(?:AI|人工智能|语言模型)|我无法|我不能))",
     re.IGNORECASE,
 )
+_DANGLING = re.compile(r"\b(?:the|an|of|between|such as|including)$", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\[(?:insert\b[^\]\n]{0,60}|the (?:question|answer))\]", re.IGNORECASE)
 REFUSAL_WORDS = 60  # a longer answer that opens with an apology is an answer
 
 
@@ -45,11 +47,18 @@ def is_refusal(text: str) -> bool:
     return bool(_REFUSAL.match(text)) and word_count(text) <= REFUSAL_WORDS
 
 
+def has_placeholder(text: str) -> bool:
+    """Does a text hold a place to be filled in, like "[insert name]"?"""
+    return bool(_PLACEHOLDER.search(text))
+
+
 def is_unfinished(text: str) -> bool:
-    """True for a text that stops where more must follow: at a comma, a colon, an opening bracket, in a code block, in a
-    JSON value that it began with."""
+    """True for a text that stops where more must follow: at a comma, a colon, an opening bracket, a word like "the", in
+    a code block, in a JSON value that it began with."""
     text = text.strip().rstrip("*_").rstrip()
     if text.startswith(("{", "[")) and any(text.count(a) > text.count(b) for a, b in ("{}", "[]")):
+        return True
+    if _DANGLING.search(text[-40:]) and word_count(text) >= 5:
         return True
     return text.endswith((",", ":", ";", "(", "[", "，", "：", "；", "、", "（")) or text.count("```") % 2 == 1
 

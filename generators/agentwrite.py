@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from filters.answers import is_refusal, is_unfinished, script, strip_labels
+from filters.answers import has_placeholder, is_refusal, is_unfinished, script, strip_labels
 from filters.lengths import length_score, required_words, word_count
 from filters.repetition import is_loop, repetition
 from generators.base import TEMPLATE_TOKENS, TOKENS_PER_WORD, Cost, Generator, Llm, RowSize
@@ -102,6 +102,8 @@ class AgentWrite(Generator[Instruction]):
                 raise Reject(State.INVALID_OUTPUT, "empty_part", f"paragraph {step.index} of {len(steps)}")
             if is_unfinished(part):
                 raise Reject(State.INVALID_OUTPUT, "unfinished_part", f"paragraph {step.index}: {part[-120:]}")
+            if has_placeholder(part):
+                raise Reject(State.INVALID_OUTPUT, "placeholder", f"paragraph {step.index}: {part[:120]}")
             if is_refusal(part):
                 raise Reject(State.REFUSED, "refused_write", f"paragraph {step.index}: {part[:120]}")
             if is_loop(part):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from filters.answers import is_refusal, is_unfinished, script
+from filters.answers import has_placeholder, is_refusal, is_unfinished, script
 from filters.lengths import word_count
 from filters.repetition import is_loop, repetition
 from schemas.states import Reject, State
@@ -50,13 +50,15 @@ def good_questions(text: str, count: int, document: str) -> list[str]:
 
 
 def check_question(question: str, document: str) -> None:
-    """Raises Reject for what is no question on the document: too short, about itself, broken off, a refusal, another
-    script, a loop, the document's own beginning."""
+    """Raises Reject for what is no question on the document: too short, about itself, broken off, with a placeholder,
+    a refusal, another script, a loop, the document's own beginning."""
     if word_count(question) < MIN_QUESTION_WORDS or _ABOUT_ITSELF.search(question):
         raise Reject(State.INVALID_OUTPUT, "no_question", question[:120])
     # "How to use the": outside Chinese and Japanese a finished sentence ends with a sign.
     if is_unfinished(question) or (question.rstrip()[-1].isalnum() and script(question) != "cjk"):
         raise Reject(State.INVALID_OUTPUT, "unfinished_question", question[-120:])
+    if has_placeholder(question):
+        raise Reject(State.INVALID_OUTPUT, "placeholder", question[:200])
     if is_refusal(question):
         raise Reject(State.REFUSED, "refused_question", question[:200])
     if script(question) != script(document):
@@ -68,13 +70,15 @@ def check_question(question: str, document: str) -> None:
 
 
 def check_answer(answer: str, reference: str, max_repetition: float, what: str = "answer") -> None:
-    """Raises Reject for an answer that is empty, unfinished, tagged, a refusal, in another script than `reference`, or
-    a loop (`max_repetition`: share of words inside repeated 8-word spans). `what` names it in reasons
-    (`empty_answer`)."""
+    """Raises Reject for an answer that is empty, unfinished, tagged or with a placeholder, a refusal, in another
+    script than `reference`, or a loop (`max_repetition`: share of words inside repeated 8-word spans). `what` names it
+    in reasons (`empty_answer`)."""
     if not any(character.isalnum() for character in answer):
         raise Reject(State.INVALID_OUTPUT, f"empty_{what}", answer.strip()[:120])
     if is_unfinished(answer):
         raise Reject(State.INVALID_OUTPUT, f"unfinished_{what}", answer[-120:])
+    if has_placeholder(answer):
+        raise Reject(State.INVALID_OUTPUT, "placeholder", answer[:200])
     if _OWN_TAGS.search(answer):
         raise Reject(State.INVALID_OUTPUT, "leaked_tags", answer[:200])
     if is_refusal(answer):

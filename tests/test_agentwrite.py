@@ -110,6 +110,8 @@ def test_refusals_wrong_scripts_and_loops_are_named(tmp_path: Path) -> None:
         return lambda request: PLAN if is_plan(request) else text
 
     assert run(tmp_path / "a", says("I'm sorry, I cannot write that."))[0].state is State.REFUSED
+    outcome = run(tmp_path / "f", says("Dear [insert name], the winter was long."))[0]
+    assert (outcome.state, outcome.reason) == (State.INVALID_OUTPUT, "placeholder")
     outcome = run(tmp_path / "d", says("The text has three points:"))[0]
     assert (outcome.state, outcome.reason) == (State.INVALID_OUTPUT, "unfinished_part")
     outcome = run(tmp_path / "e", says("The task the whole text must fulfill: a letter."))[0]

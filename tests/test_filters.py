@@ -107,9 +107,26 @@ def test_refusals_are_short_and_open_with_it() -> None:
 
 
 def test_unfinished_texts() -> None:
-    for text in ("The differences are:", "one, two,", "see (", "**Steps:**", "区别如下：", "```python\nprint(1)"):
+    for text in (
+        "The differences are:",
+        "one, two,",
+        "see (",
+        "**Steps:**",
+        "区别如下：",
+        "It is a list and it includes the",
+        "```python\nprint(1)",
+    ):
         assert is_unfinished(text)
-    for text in ("It is done.", "42", "```python\nprint(1)\n```", "完了。", "- one\n- two"):
+    for text in (
+        "It is done.",
+        "42",
+        "The letter after Y is the Z",
+        "Vitamin A",
+        "Made of the",
+        "```python\nprint(1)\n```",
+        "完了。",
+        "- one\n- two",
+    ):
         assert not is_unfinished(text)
 
 

@@ -27,6 +27,7 @@ def test_questions(question):
         ("1830?", State.INVALID_OUTPUT, "no_question"),
         ("What is the answer to this question?", State.INVALID_OUTPUT, "no_question"),
         ("What is the difference between", State.INVALID_OUTPUT, "unfinished_question"),
+        ("What is the age of [insert name here]?", State.INVALID_OUTPUT, "placeholder"),
         ("How to use the lamp and the following:", State.INVALID_OUTPUT, "unfinished_question"),
         ("I'm sorry, I cannot write a question.", State.REFUSED, "refused_question"),
         ("灯塔是谁建造的？", State.INVALID_OUTPUT, "wrong_language"),
