@@ -18,13 +18,13 @@ KINDS = {
 }
 
 
-def write(folder: Path, kind: str = "llama-gqa", seed: int = 0) -> Path:
+def write(folder: Path, kind: str = "llama-gqa", seed: int = 0, **changes: Any) -> Path:
     import torch
     import transformers
 
     torch.manual_seed(seed)
     name, more = KINDS[kind]
-    config = getattr(transformers, name)(**SMALL, **more)
+    config = getattr(transformers, name)(**{**SMALL, **more, **changes})
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return write_tokenizer(folder)
 
