@@ -1,7 +1,7 @@
 """Attention mass from chosen rows (queries) to segments of keys, measured inside the model's own forward pass.
 
-The forward pass computes attention as always (SDPA). On chosen layers the rows asked for are computed once more from the
-layer's queries and keys, a block of rows at a time, and summed over segments at once: memory grows with block x
+The forward pass computes attention as always (SDPA). On chosen layers the rows asked for are computed once more from
+the layer's queries and keys, a block of rows at a time, and summed over segments at once: memory grows with block x
 tokens, never with tokens x tokens. Heads that share keys are multiplied as one group; keys are not repeated.
 """
 
@@ -117,9 +117,9 @@ def _segments(look: Look, length: int, device: Any) -> tuple[Any, Any]:
 
 
 def row_weights(query: Any, key: Any, mask: Any, places: Any, scale: float) -> Any:
-    """Attention weights of some rows as the model computes them: (heads, rows, keys), float32 or finer. `query` (heads, rows,
-    size), `key` (key heads, keys, size), `mask` (rows, keys) where the model has one, `places`: which tokens the rows
-    are. Without a mask attention is causal."""
+    """Attention weights of some rows as the model computes them: (heads, rows, keys), float32 or finer.
+    `query` (heads, rows, size), `key` (key heads, keys, size), `mask` (rows, keys) where the model has one, `places`:
+    which tokens the rows are. Without a mask attention is causal."""
     import torch
 
     heads, rows, size = query.shape

@@ -33,8 +33,8 @@ class Tokens:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`logps`: natural logarithm of each response token's probability given all tokens before it; a float32 tensor
-    (response tokens,) on the CPU; empty where only attention was asked. `attention`: mean mass of a group's rows on each
-    set, a float64 tensor (layers, groups, sets) on the CPU, where the sample has a look."""
+    (response tokens,) on the CPU; empty where only attention was asked. `attention`: mean mass of a group's rows on
+    each set, a float64 tensor (layers, groups, sets) on the CPU, where the sample has a look."""
 
     logps: Any
     attention: Any = None

@@ -17,7 +17,7 @@ SEGMENTS = 5
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    # With weights of the usual size: sharper attention makes float32's own noise, in any two ways to compute it, larger.
+    # With weights of the usual size: sharp attention makes float32's own noise larger, however it is computed.
     return {kind: write(root / kind, kind, initializer_range=0.1) for kind in ("llama-gqa", "llama-mha", "gemma2")}
 
 
@@ -32,7 +32,7 @@ def samples(count=4, longest=60):
             rows.append(number if dice.random() < 0.5 else NONE)
             number += rows[-1] != NONE
         keys = [dice.randrange(-1, SEGMENTS) for _ in range(length)]
-        made.append(Tokens(prompt, response, Look(rows, keys, tuple((s,) for s in range(SEGMENTS)) + ((0, 3),))))
+        made.append(Tokens(prompt, response, Look(rows, keys, (*tuple((s,) for s in range(SEGMENTS)), (0, 3)))))
     return made
 
 
@@ -64,9 +64,9 @@ def test_mass_of_rows_agrees_with_eager_attention(folders, kind, batch_tokens, h
         torch.testing.assert_close(reading.attention, expected, atol=1e-6, rtol=0)
 
 
-def test_sharp_attention_agrees_too_where_the_forward_pass_has_no_noise_of_its_own(tmp_path):
+def test_sharp_attention_agrees_too_where_no_noise_comes_from_below(tmp_path):
     """In float64; eager attention rounds its softmax to float32 all the same."""
-    folder, view = write(tmp_path / "sharp"), View((0, 1), "max")
+    folder, view = write(tmp_path / "sharp"), View((0,), "max")
     core = ScorerCore(folder, "float64", "cpu", attention=True)
     given = samples()
     for sample, reading in zip(given, core.read(given, view), strict=True):
@@ -94,7 +94,7 @@ def test_each_row_sums_to_one_and_nothing_goes_to_later_positions(folders):
     core = ScorerCore(folders["llama-gqa"], "float32", "cpu", attention=True)
     length = 40
     ids = [random.Random(1).randrange(258) for _ in range(length)]
-    look = Look(range(length), range(length), tuple((j,) for j in range(length)) + (tuple(range(length)),))
+    look = Look(range(length), range(length), (*tuple((j,) for j in range(length)), tuple(range(length))))
     (reading,) = core.read([Tokens(ids, [], look)], View((0, 1)))
     for layer in reading.attention:
         torch.testing.assert_close(layer[:, -1], torch.ones(length, dtype=torch.float64), atol=1e-5, rtol=0)
