@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import ScoreConfig
+from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
@@ -117,9 +117,31 @@ class Recipe(Model):
                 )
 
     def _check_score(self, score: ScoreConfig, earlier: tuple[ScoreConfig, ...]) -> None:
-        if score.engine not in self.engines:
-            close = suggestion(score.engine, self.engines)
-            raise ValueError(f"score {score.name!r}: no engine {score.engine!r} under 'engines'{close}")
+        if isinstance(score, Gateau):
+            for kind, wanted in (("hmg", score.hmg), ("cam", score.cam)):
+                known = [other.name for other in earlier if other.scorer == kind]
+                if wanted not in known:
+                    raise ValueError(
+                        f"score {score.name!r}: no entry {wanted!r} with the scorer {kind!r} before it"
+                        f"{suggestion(wanted, known)}"
+                    )
+            return
+        self._check_score_engines(score)
+        made = {generator.method for generator in self.generate}
+        for method in score.methods or ():
+            if method not in made:
+                raise ValueError(
+                    f"score {score.name!r}: no step under 'generate' has the method {method!r}"
+                    f"{suggestion(method, made)}"
+                )
+        if isinstance(score, RefLogps):
+            self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
+
+    def _check_score_engines(self, score: ModelScorer) -> None:
+        for name in (score.engine, *score.local_engines):
+            if name not in self.engines:
+                close = suggestion(name, self.engines)
+                raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
         engine = self.engines[score.engine]
         if isinstance(engine, OpenAIEngine) and score.model is None:
             raise ValueError(
@@ -130,19 +152,19 @@ class Recipe(Model):
             raise ValueError(
                 f"score {score.name!r}: 'model' is for engines that are servers; engine {score.engine!r} names its own"
             )
-        made = {generator.method for generator in self.generate}
-        for method in score.methods or ():
-            if method not in made:
-                raise ValueError(
-                    f"score {score.name!r}: no step under 'generate' has the method {method!r}"
-                    f"{suggestion(method, made)}"
-                )
+        for name in score.local_engines:
+            if isinstance(self.engines[name], OpenAIEngine):
+                raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
+
+    def _check_reference(self, score: RefLogps, earlier: list[RefLogps]) -> None:
         for other in earlier:  # a preference has one pair of numbers
             if score.methods is None or other.methods is None or set(score.methods) & set(other.methods):
                 raise ValueError(f"score {score.name!r} and {other.name!r} score the same preferences")
         for generator in self.generate:
             writer = None if generator.engine is None else self.engines[generator.engine]
-            if score.reads(generator.method) and (writer is None or not same_weights(writer, engine)):
+            if score.reads(generator.method) and (
+                writer is None or not same_weights(writer, self.engines[score.engine])
+            ):
                 raise ValueError(
                     f"score {score.name!r}: the reference must be the model that wrote the answers: generate "
                     f"{generator.name!r} uses engine {generator.engine!r}, not {score.engine!r}"

@@ -71,12 +71,22 @@ class ScorerCore:
             model = _with_adapter(model, adapter)
         self.model = model.to(self.device).eval()
         self._decoder = self.model.get_decoder()
-        self._window, self._batch_tokens = window, batch_tokens
+        self.window, self._batch_tokens = window, batch_tokens
         self._block_rows = max(1, _BLOCK_BYTES // 4 // self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def layers(self) -> int:
         return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def heads(self) -> int:
+        return int(self.model.config.get_text_config().num_attention_heads)
+
+    def check_layer(self, layer: int) -> int:
+        """The layer's number from 0; negative ones count from the last. Raises UserError where there is none."""
+        if not -self.layers <= layer < self.layers:
+            raise UserError(f"layer {layer}: the model has layers 0 to {self.layers - 1}")
+        return layer % self.layers
 
     def read(self, samples: Sequence[Tokens], view: View | None = None, logps: bool = True) -> list[Reading | Reject]:
         """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window
@@ -87,8 +97,8 @@ class ScorerCore:
         fitting: list[int] = []
         for index, sample in enumerate(samples):
             assert sample.prompt, "the first token of a response is predicted by the prompt's last"
-            if self._window is not None and len(sample) > self._window:
-                detail = f"{len(sample)} tokens, the model's window is {self._window}"
+            if self.window is not None and len(sample) > self.window:
+                detail = f"{len(sample)} tokens, the model's window is {self.window}"
                 results[index] = Reject(State.OVER_BUDGET, "longer_than_window", detail)
             else:
                 fitting.append(index)
