@@ -118,7 +118,7 @@ class Cam(Scorer):
     scorer: Literal["cam"]
     name: Slug = "cam"
     segment_tokens: Positive = 128
-    layers: Literal["all"] | Annotated[tuple[int, ...], Field(min_length=1)] = "all"  # negative from the end
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] | None = None  # negative from the end; default: all
     # What a segment is worth alone: its perplexity (low is useful), mean negative log-likelihood (low is useful), or
     # softmax of minus that (high is useful).
     importance: Literal["raw_ppl", "nll", "softmax_neg_nll"] = "softmax_neg_nll"

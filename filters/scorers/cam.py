@@ -23,7 +23,7 @@ class Cam:
 
     def __init__(self, tokenizer: Any, core: ScorerCore, model: str, options: dict[str, Any]) -> None:
         self._tokenizer, self._core, self._model, self._options = tokenizer, core, model, options
-        wanted = range(core.layers) if options["layers"] == "all" else options["layers"]
+        wanted = range(core.layers) if options["layers"] is None else options["layers"]
         self._layers = tuple(sorted({core.check_layer(layer) for layer in wanted}))
 
     def score(self, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]] | Reject]]:

@@ -1,4 +1,4 @@
-"""The context-dependency score on a tiny random model: numbers that can be checked by hand or against eager attention."""
+"""The context-dependency score on a tiny random model: numbers checked by hand or against eager attention."""
 
 import random
 

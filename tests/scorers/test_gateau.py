@@ -23,7 +23,7 @@ HEAD, QUESTION, ANSWER = (
 )
 NLL = {"window": None, "min_response_tokens": 1}
 CAM = {
-    "segment_tokens": 32, "layers": "all", "importance": "softmax_neg_nll", "direction": "one_minus_cosine",
+    "segment_tokens": 32, "layers": None, "importance": "softmax_neg_nll", "direction": "one_minus_cosine",
     "cascade": None, "min_response_tokens": 1,
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Scores of a pool: HMG's normalisations, ranks, cosine, GATEAU's mixture."""
 
+import itertools
 import math
 import random
 import statistics
@@ -105,7 +106,7 @@ def test_alpha_one_is_the_order_of_hmg_and_alpha_zero_that_of_cam(pool):
     assert mixture(*parts, 1.0) == parts[0] and mixture(*parts, 0.0) == parts[1]
     order = sorted(range(len(pool)), key=guidance.__getitem__)
     scores = mixture(*parts, 1.0)
-    assert all(scores[a] <= scores[b] for a, b in zip(order, order[1:], strict=False))
+    assert all(scores[a] <= scores[b] for a, b in itertools.pairwise(order))
 
 
 def test_both_parts_of_the_mixture_have_comparable_spread():

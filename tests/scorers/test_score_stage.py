@@ -334,7 +334,7 @@ def test_faults_of_a_score_entry_are_named(tmp_path, model):
     assert "no step under 'generate' has the method 'long_q', did you mean 'long_qa'?" in refused(
         tmp_path, model, score=[{**SCORE, "methods": ["long_q"]}]
     )
-    assert "score[0].scorer: input should be 'ref_logps', not 'hmg'" in refused(
+    assert "score[0]: scorer 'ref_logp' is unknown, did you mean 'ref_logps'?" in refused(
         tmp_path, model, score=[{**SCORE, "scorer": "ref_logp"}]
     )
     assert "score[0].dtyp: unknown key, did you mean 'dtype'?" in refused(tmp_path, model, score=[{**SCORE, "dtyp": 1}])
