@@ -83,7 +83,7 @@ class ScoreStage(Stage):
         return {
             "scorer": self.reading.scorer,
             "options": self.reading.options,
-            "methods": self.config.methods,
+            "methods": None if self.config.methods is None else list(self.config.methods),
             "batch_tokens": self.config.batch_tokens,
             "shard_rows": self.config.shard_rows,
             "limit": context.limit,

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from filters.scorers.attention import NONE, Look, View, row_weights, segment_mass
 from filters.scorers.core import ScorerCore, Tokens
 from schemas.errors import UserError
-from tests.scorers.models import write
+from tests.scorers.models import KINDS, write
 
 SEGMENTS = 5
 
@@ -18,7 +18,7 @@ SEGMENTS = 5
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     # With weights of the usual size: sharp attention makes float32's own noise larger, however it is computed.
-    return {kind: write(root / kind, kind, initializer_range=0.1) for kind in ("llama-gqa", "llama-mha", "gemma2")}
+    return {kind: write(root / kind, kind, initializer_range=0.1) for kind in KINDS}
 
 
 def samples(count=4, longest=60):
@@ -53,7 +53,7 @@ def eager(folder, sample, view, dtype=torch.float32):
 
 @pytest.mark.parametrize("heads", ["mean", "max"])
 @pytest.mark.parametrize("batch_tokens", [1, 4 * 120])
-@pytest.mark.parametrize("kind", ["llama-gqa", "llama-mha"])
+@pytest.mark.parametrize("kind", ["llama-gqa", "llama-mha", "mistral"])
 def test_mass_of_rows_agrees_with_eager_attention(folders, kind, batch_tokens, heads):
     """GATEAU, test 4; context dependency, test 5."""
     core = ScorerCore(folders[kind], "float32", "cpu", batch_tokens=batch_tokens, attention=True)
