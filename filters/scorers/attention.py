@@ -92,7 +92,7 @@ def _measure(query: Any, key: Any, mask: Any, scale: float, look: Look, heads: s
     where = torch.tensor(rows, device=query.device)
     groups = torch.tensor([look.rows[place] for place in rows], device=query.device)
     labels, union = _segments(look, last, query.device)
-    key = key[:, :last]
+    key = key[:, :last].to(torch.promote_types(key.dtype, torch.float32))  # bfloat16 would round scores
     block = max(1, _BLOCK_BYTES // (4 * query.shape[0] * last))
     for start in range(0, len(rows), block):
         some = where[start : start + block]
@@ -117,15 +117,14 @@ def _segments(look: Look, length: int, device: Any) -> tuple[Any, Any]:
 
 
 def row_weights(query: Any, key: Any, mask: Any, places: Any, scale: float) -> Any:
-    """Attention weights of some rows as the model computes them: (heads, rows, keys), float32 or finer.
+    """Attention weights of some rows as the model computes them: (heads, rows, keys), in the keys' type.
     `query` (heads, rows, size), `key` (key heads, keys, size), `mask` (rows, keys) where the model has one, `places`:
     which tokens the rows are. Without a mask attention is causal."""
     import torch
 
     heads, rows, size = query.shape
-    grouped = query.reshape(key.shape[0], heads // key.shape[0] * rows, size)
-    scores = (grouped @ key.transpose(1, 2)).view(heads, rows, key.shape[1])
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+    grouped = query.to(key.dtype).reshape(key.shape[0], heads // key.shape[0] * rows, size)
+    scores = (grouped @ key.transpose(1, 2)).view(heads, rows, key.shape[1]) * scale
     later = torch.arange(key.shape[1], device=key.device) > places[:, None]
     scores.masked_fill_(later, float("-inf"))
     if mask is not None and mask.dtype == torch.bool:

@@ -73,6 +73,16 @@ def test_sharp_attention_agrees_too_where_no_noise_comes_from_below(tmp_path):
         torch.testing.assert_close(reading.attention, eager(folder, sample, view, torch.float64), atol=1e-6, rtol=0)
 
 
+def test_bfloat16_is_close_to_float32(folders):
+    given, view = samples(), View((0, 1), "max")
+    exact, rough = (
+        ScorerCore(folders["llama-gqa"], dtype, "cpu", attention=True).read(given, view)
+        for dtype in ("float32", "bfloat16")
+    )
+    for one, other in zip(exact, rough, strict=True):
+        torch.testing.assert_close(other.attention, one.attention, atol=0.02, rtol=0)
+
+
 def test_blocks_of_rows_and_groups_of_rows_give_the_same_means(folders, monkeypatch):
     core, view = ScorerCore(folders["llama-gqa"], "float32", "cpu", attention=True), View((0, 1), "max")
     given = samples()

