@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from filters.scorers.attention import NONE, Look, View, row_weights, segment_mass
+from filters.scorers.attention import NONE, Look, Segments, View, row_weights
 from filters.scorers.core import ScorerCore, Tokens
 from schemas.errors import UserError
 from tests.scorers.models import KINDS, write
@@ -81,6 +81,15 @@ def test_bfloat16_is_close_to_float32(folders):
     )
     for one, other in zip(exact, rough, strict=True):
         torch.testing.assert_close(other.attention, one.attention, atol=0.02, rtol=0)
+
+
+def test_many_sets_are_added_up_like_few(folders, monkeypatch):
+    core = ScorerCore(folders["llama-gqa"], "float32", "cpu", attention=True)
+    given, view = samples(), View((0, 1), "max")
+    few = core.read(given, view)
+    monkeypatch.setattr("filters.scorers.attention._FEW_SETS", 0)
+    for one, other in zip(few, core.read(given, view), strict=True):
+        torch.testing.assert_close(one.attention, other.attention, atol=1e-6, rtol=0)
 
 
 def test_blocks_of_rows_and_groups_of_rows_give_the_same_means(folders, monkeypatch):
@@ -162,7 +171,7 @@ def test_the_best_head_is_chosen_for_every_row_anew():
         [[[0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 0.4, 0.4]], [[0.3, 0.3, 0.2, 0.2], [0.05, 0.05, 0.5, 0.4]]]
     )
     labels, union = torch.tensor([0, 0, 1, 1]), torch.tensor([[1.0], [0.0]])
-    best = segment_mass(weights, labels, union, "max")[:, 0]
+    best = Segments(labels, union).mass(weights, "max")[:, 0]
     torch.testing.assert_close(best, torch.tensor([0.6, 0.2]))
     assert float(best.mean()) == pytest.approx(0.4)  # not .35, the best of the heads' means
 
@@ -172,8 +181,8 @@ def test_sets_that_grow_never_lose_mass_and_fewer_heads_never_gain_it():
     weights = torch.randn(6, 7, 9, generator=torch.Generator().manual_seed(3)).softmax(-1)
     every = torch.arange(9)
     union = torch.tril(torch.ones(9, 9)).T  # set n: keys 0 to n
-    mass = segment_mass(weights, every, union, "max")
+    mass = Segments(every, union).mass(weights, "max")
     assert bool((mass.diff(dim=1) >= 0).all()) and bool((mass >= 0).all())
     torch.testing.assert_close(mass[:, -1], torch.ones(7))
-    assert bool((segment_mass(weights, every, torch.zeros(9, 1), "max") == 0).all())
-    assert bool((segment_mass(weights[:3], every, union, "max") <= mass).all())
+    assert bool((Segments(every, torch.zeros(9, 1)).mass(weights, "max") == 0).all())
+    assert bool((Segments(every, union).mass(weights[:3], "max") <= mass).all())
