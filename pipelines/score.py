@@ -30,7 +30,12 @@ from schemas.tables import TABLES
 # Settings that decide which rows, or when and where they are computed, not what comes out.
 _NO_RESULT = ("limit", "methods", "batch_tokens", "shard_rows")
 _ID = {"samples": "sample_id", "preferences": "preference_id"}
-_CODE = ("core.py", "attention.py", "chat.py", "conversation.py")
+# The files of filters/scorers beside a scorer's own that decide what it finds.
+_CODE = ("core.py", "attention.py", "conversation.py")
+_MORE_CODE = {
+    "ref_logps": ("chat.py",),
+    "cam": ("context_dependency.py", "response_nll.py", "pool.py"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,8 @@ class ScoreStage(Stage):
 
     @cached_property
     def _tokenizer(self) -> ResolvedModel:
-        return scored_model(self.config, self.engines, self.reading.tokenizer or self.reading.engine)
+        engine = self.reading.tokenizer or self.reading.engine
+        return self._model if engine == self.reading.engine else scored_model(self.config, self.engines, engine)
 
     @cached_property
     def _scorer(self) -> ScorerConfig:
@@ -75,8 +81,11 @@ class ScoreStage(Stage):
 
     @cached_property
     def _code(self) -> str:
-        files = [f"filters/scorers/{name}" for name in (*_CODE, f"{self.reading.scorer}.py")]
-        return code_version(*files, "pipelines/score.py", "pipelines/score_worker.py")
+        scorer = self.reading.scorer
+        names = (*_CODE, f"{scorer}.py", *_MORE_CODE.get(scorer, ()))
+        return code_version(
+            *(f"filters/scorers/{name}" for name in names), "pipelines/score.py", "pipelines/score_worker.py"
+        )
 
     def settings(self, context: Context) -> dict[str, Any]:
         adapter = self._scorer.adapter
