@@ -19,6 +19,15 @@ _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+class Indicator(Model):
+    """A text at the end of user messages whose answers depend on the context, by the scorer context_dependency."""
+
+    score: Slug = "context_dependency"  # the name of the score entry
+    column: Literal["cd_score", "cd_lift", "cd_doc", "cd_doc_lift"] = "cd_score"
+    above: Annotated[float, Field(ge=-1, le=1)] = 0.6
+    text: Annotated[str, Field(min_length=1)] = "[IND]"  # make it one token of the tokenizer before you train
+
+
 class Export(Model):
     name: Slug
     configs: Annotated[tuple[Literal["sft", "preference", "longpo", "documents"], ...], Field(min_length=1)] = (
@@ -27,6 +36,7 @@ class Export(Model):
     )
     methods: tuple[Slug, ...] | None = None  # default: all
     shard_size: Positive = 500_000_000  # bytes of Parquet, e.g. 500MB
+    indicator: Indicator | None = None  # default: messages as they are
 
     @field_validator("configs")
     @classmethod
@@ -86,10 +96,24 @@ class Recipe(Model):
                         f"export {export.name!r}: no step under 'generate' has the method {method!r}"
                         f"{suggestion(method, methods)}"
                     )
+            self._check_indicator(export)
             if "longpo" in export.configs and "longpo" not in (export.methods or methods):
                 what = "'generate'" if export.methods is None else "its 'methods'"
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
+
+    def _check_indicator(self, export: Export) -> None:
+        if export.indicator is None:
+            return
+        known = [score.name for score in self.score if score.scorer == "context_dependency"]
+        if export.indicator.score not in known:
+            wanted = export.indicator.score
+            raise ValueError(
+                f"export {export.name!r}: its indicator needs a score entry {wanted!r} with the scorer "
+                f"'context_dependency'{suggestion(wanted, known)}"
+            )
+        if "sft" not in export.configs:
+            raise ValueError(f"export {export.name!r}: an indicator is for the config 'sft'")
 
     def _check_engines(self, generator: MethodConfig) -> None:
         for step, sampling in generator.steps.items():

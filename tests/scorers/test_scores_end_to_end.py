@@ -283,9 +283,9 @@ def test_check_plan_status_and_queries_know_the_stages(done, capsys):
     assert all(stage in said for stage in STAGES)
 
 
-def refused(folder, models, scores):
+def refused(folder, models, scores, **changes):
     with pytest.raises(UserError) as error:
-        load_recipe(recipe(folder, models, scores))
+        load_recipe(recipe(folder, models, scores, **changes))
     (sentence,) = str(error.value).splitlines()
     return sentence.partition("recipe.yaml: ")[2]
 
