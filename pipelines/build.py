@@ -12,7 +12,7 @@ from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.methods import generate_stages
 from pipelines.runs import RunRecord, new_run_id, recipe_hash
-from pipelines.score import ScoreStage
+from pipelines.score import score_stages
 from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
@@ -24,7 +24,7 @@ def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     """All stages of a recipe, in the order they run."""
     generate = [stage for config in recipe.generate for stage in generate_stages(config, engines)]
     made = [stage.name for stage in generate]
-    score = [ScoreStage(config, made, engines) for config in recipe.score]
+    score = score_stages(recipe.score, made, engines)
     upstream = [*made, *(stage.name for stage in score)]
     return [IngestStage(), *generate, *score, *(ExportStage(config, upstream) for config in recipe.export)]
 

@@ -14,6 +14,7 @@ from pipelines.sources import inputs
 from pipelines.stages import Context
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
+from schemas.scores import Gateau
 
 
 def check_machine(workspace: Path) -> list[str]:
@@ -69,5 +70,8 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
     for score in context.recipe.score:
         if find_spec("torch") is None:
             raise UserError(f"score {score.name!r} needs torch: install longloom[cpu] or longloom[gpu]")
-        model = scored_model(score, engines).name
-        yield f"score {score.name!r}: model {model}, read by torch in a process of its own"
+        if isinstance(score, Gateau):
+            yield f"score {score.name!r}: from {score.hmg!r} and {score.cam!r}, no model"
+            continue
+        names = dict.fromkeys(scored_model(score, engines, one.engine).name for one in score.passes())
+        yield f"score {score.name!r}: model {' and '.join(names)}, read by torch in a process of its own"

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.card import is_export, write_card
 from pipelines.code_version import code_version
 from pipelines.files import sync
+from pipelines.indicator import marked_answers, with_indicator
 from pipelines.manifest import UnitRecord
 from pipelines.pairs import LONGPO, PREFERENCE, conversations, reference_logps, score_units, with_logps
 from pipelines.shards import write_rows
@@ -105,7 +106,7 @@ class ExportStage(Stage):
         self.name = f"export.{config.name}"
 
     def settings(self, context: Context) -> dict[str, Any]:
-        code = code_version("pipelines/export.py", "pipelines/pairs.py", "pipelines/card.py")
+        code = code_version("pipelines/export.py", "pipelines/pairs.py", "pipelines/card.py", "pipelines/indicator.py")
         return {**self.config.model_dump(mode="json"), "code": code}
 
     def units(self, context: Context) -> list[Unit]:
@@ -160,6 +161,8 @@ class ExportStage(Stage):
         table, id_column = _TABLE[config]
         stages = ["ingest"] if config == "documents" else self._makers
         schema, methods = SCHEMAS[config], self.config.methods
+        indicator = self.config.indicator if config == "sft" else None
+        marks = {} if indicator is None else marked_answers(indicator, context)
         for part in (part for stage in stages for part in context.upstream(stage).parts(table)):
             for batch in pq.ParquetFile(context.workspace.root / part.file).iter_batches(BATCH_ROWS):
                 left_out: list[str] = []
@@ -171,6 +174,9 @@ class ExportStage(Stage):
                     yield with_logps(batch, logps), left_out
                 else:
                     columns = [batch.column(id_column if name == "id" else name) for name in schema.names]
+                    if indicator is not None:
+                        place = schema.get_field_index("messages")
+                        columns[place] = with_indicator(columns[0], columns[place], indicator, marks)
                     yield pa.table(columns, schema=schema), left_out
 
 

@@ -1,4 +1,7 @@
-"""The stage score: numbers beside rows. So far `ref_logps` for preferences, into `scores_ref_logps`."""
+"""The stage score: a model reads rows in a process of its own, and numbers come to stand beside them.
+
+Each pass of a recipe's score entries is a stage. What is made of all rows together (score_pool.py) comes after it.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,44 +16,61 @@ from generators.models import ResolvedModel, fingerprint, model_window, resolve_
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
 from pipelines.manifest import Manifest, UnitRecord
+from pipelines.score_pool import GateauStage, HmgStage
 from pipelines.scorer_process import ScorerConfig
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import ScoreConfig
+from schemas.scores import Gateau, Hmg, ModelScorer, Pass, RefLogps, ScoreConfig
 from schemas.states import State
+from schemas.tables import TABLES
 
 # Settings that decide which rows, or when and where they are computed, not what comes out.
-_NO_RESULT = ("limit", "name", "engine", "methods", "batch_tokens", "shard_rows")
+_NO_RESULT = ("limit", "methods", "batch_tokens", "shard_rows")
+_ID = {"samples": "sample_id", "preferences": "preference_id"}
+# The files of filters/scorers beside a scorer's own that decide what it finds.
+_CODE = ("core.py", "attention.py", "conversation.py")
+_MORE_CODE = {
+    "ref_logps": ("chat.py",),
+    "cam": ("context_dependency.py", "response_nll.py", "pool.py"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Some preferences of one part."""
+    """Some rows of one part."""
 
     file: str
     ids: list[str]
 
 
 class ScoreStage(Stage):
-    """One entry of the recipe's `score` list. `makers`: the stages that made preferences. Units follow their parts, so
-    that a part which is made anew costs only its own scores. A preference that was made twice is scored once."""
+    """One pass of an entry of the recipe's `score` list. `makers`: the stages that made rows. Units follow their parts,
+    so that a part which is made anew costs only its own scores. A row that was made twice is scored once."""
 
-    def __init__(self, config: ScoreConfig, makers: list[str], engines: EnginePool) -> None:
-        self.config, self.engines, self._makers = config, engines, makers
-        self.name = f"score.{config.name}"
+    def __init__(self, config: ModelScorer, reading: Pass, makers: list[str], engines: EnginePool) -> None:
+        self.config, self.reading, self.engines, self._makers = config, reading, engines, makers
+        self.name = ".".join(filter(None, ["score", config.name, reading.suffix]))
 
     @cached_property  # it reads the whole folder
     def _model(self) -> ResolvedModel:
-        return scored_model(self.config, self.engines)
+        return scored_model(self.config, self.engines, self.reading.engine)
+
+    @cached_property
+    def _tokenizer(self) -> ResolvedModel:
+        engine = self.reading.tokenizer or self.reading.engine
+        return self._model if engine == self.reading.engine else scored_model(self.config, self.engines, engine)
 
     @cached_property
     def _scorer(self) -> ScorerConfig:
-        engine = self.engines.configs[self.config.engine]
+        engine = self.engines.configs[self.reading.engine]
         adapter = getattr(engine, "adapter", None)
         return ScorerConfig(
+            scorer=self.reading.scorer,
+            options=self.reading.options,
+            tokenizer=str(self._tokenizer.path),
             name=self._model.name,
             folder=str(self._model.path),
             adapter=None if adapter is None else str((self.engines.base_dir / adapter).resolve()),
@@ -59,16 +79,29 @@ class ScoreStage(Stage):
             batch_tokens=self.config.batch_tokens,
         )
 
+    @cached_property
+    def _code(self) -> str:
+        scorer = self.reading.scorer
+        names = (*_CODE, f"{scorer}.py", *_MORE_CODE.get(scorer, ()))
+        return code_version(
+            *(f"filters/scorers/{name}" for name in names), "pipelines/score.py", "pipelines/score_worker.py"
+        )
+
     def settings(self, context: Context) -> dict[str, Any]:
         adapter = self._scorer.adapter
         return {
-            **self.config.model_dump(mode="json"),
+            "scorer": self.reading.scorer,
+            "options": self.reading.options,
+            "methods": None if self.config.methods is None else list(self.config.methods),
+            "batch_tokens": self.config.batch_tokens,
+            "shard_rows": self.config.shard_rows,
             "limit": context.limit,
             "dtype": self._scorer.dtype,
             "model": self._model.name,
             "revision": self._model.revision,
+            "tokenizer": self._tokenizer.revision,
             "adapter": None if adapter is None else fingerprint(Path(adapter)),
-            "code": code_version("filters/scorers/*.py", "pipelines/score.py", "pipelines/score_worker.py"),
+            "code": self._code,
         }
 
     def units(self, context: Context) -> list[Unit]:
@@ -94,9 +127,9 @@ class ScoreStage(Stage):
         seen: set[str] = set()
         for maker in self._makers:
             manifest, checked = context.upstream(maker), False
-            for part in manifest.parts("preferences"):
+            for part in manifest.parts(self.reading.rows):
                 found = dict.fromkeys(self._wanted(context.workspace.root / part.file))
-                if found and not checked:
+                if found and not checked and isinstance(self.config, RefLogps):
                     self._check_same_model(manifest)
                     checked = True
                 ids = [row_id for row_id in found if row_id not in seen][:left]
@@ -107,10 +140,13 @@ class ScoreStage(Stage):
                     yield f"{stem}-{number:03d}", Shard(part.file, ids[start : start + self.config.shard_rows])
 
     def _wanted(self, file: Path) -> Iterator[str]:
-        """Ids of the preferences with a short prompt. Of the prompts only the roles are read."""
-        table = pq.ParquetFile(file).read(["preference_id", "method", "short_prompt.list.element.role"])
-        for row_id, method, roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if roles and (self.config.methods is None or method in self.config.methods):
+        """Ids of the rows to score; of preferences, those with a short prompt. Of the prompts only roles are read."""
+        columns = [_ID[self.reading.rows], "method"]
+        if self.reading.rows == "preferences":
+            columns.append("short_prompt.list.element.role")
+        table = pq.ParquetFile(file).read(columns)
+        for row_id, method, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if all(roles) and (self.config.methods is None or method in self.config.methods):
                 yield row_id
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
@@ -123,7 +159,7 @@ class ScoreStage(Stage):
         root, name = context.workspace.root, f"{self.name}-{unit.key}"
         done = [answers[row_id] for row_id in shard.ids if row_id in answers]  # one that is missing fails the check
         parts: list[Part] = [
-            *write_rows(root, "scores_ref_logps", name, (self._score_row(one) for one in done if one["values"])),
+            *write_rows(root, self.reading.table, name, (line for one in done for line in self._score_rows(one))),
             *write_rows(root, "row_states", name, (self._state_row(one) for one in done)),
         ]
         states = Counter(one["state"] for one in done)
@@ -131,21 +167,33 @@ class ScoreStage(Stage):
             unit.fingerprint, parts, len(done), dict(sorted(states.items())), retry=State.FAILED.value in states
         )
 
-    def _score_row(self, answer: dict[str, Any]) -> Row:
-        chosen, rejected = answer["values"]
-        return {
-            "row_id": answer["row"], "stage": self.name, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected,
-        }  # fmt: skip
+    def _score_rows(self, answer: dict[str, Any]) -> Iterator[Row]:
+        for values in answer["values"]:
+            line = {"row_id": answer["row"], "stage": self.name, **values, "scorer_version": self._code}
+            yield {column: line[column] for column in TABLES[self.reading.table].names}
 
     def _state_row(self, answer: dict[str, Any]) -> Row:
         columns = {column: answer[column] for column in ("state", "reason", "detail")}
         return {"row_id": answer["row"], "stage": self.name, **columns}
 
 
-def scored_model(config: ScoreConfig, engines: EnginePool) -> ResolvedModel:
-    """The weights that a score entry reads: those of its engine, or those it names for a server."""
-    engine = engines.configs[config.engine]
-    if isinstance(engine, OpenAIEngine):
+def scored_model(config: ModelScorer, engines: EnginePool, engine: str) -> ResolvedModel:
+    """The weights that a score entry reads as this engine: the engine's, or those it names for a server."""
+    found = engines.configs[engine]
+    if isinstance(found, OpenAIEngine):
         assert config.model is not None, "the recipe was checked"
         return resolve_model(config.model, engines.base_dir)
-    return resolve_model(engine.model, engines.base_dir, engine.revision)
+    return resolve_model(found.model, engines.base_dir, found.revision)
+
+
+def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: EnginePool) -> list[Stage]:
+    """All stages of the recipe's `score` list, in the order they run."""
+    stages: list[Stage] = []
+    for config in configs:
+        if isinstance(config, Gateau):
+            stages.append(GateauStage(config))
+            continue
+        stages += [ScoreStage(config, reading, makers, engines) for reading in config.passes()]
+        if isinstance(config, Hmg):
+            stages.append(HmgStage(config))
+    return stages

@@ -7,91 +7,91 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
-from filters.scorers.chat import PairTokens, encode_pair
 from filters.scorers.core import ScorerCore
 from schemas.errors import UserError
 from schemas.states import Reject, State
 
-_ID = "preference_id"
-_COLUMNS = [_ID, "short_prompt", "chosen", "rejected"]  # never the long prompt
-Answer = dict[str, Any]
+# A scorer is a class with: `columns` of its rows, the id first; `attention`, does it measure any; and `score(rows)`,
+# which yields for each row, in any order, its id with the lines for its table or with why there are none.
+SCORERS = {
+    "ref_logps": "filters.scorers.ref_logps:RefLogps",
+    "context_dependency": "filters.scorers.context_dependency:ContextDependency",
+    "response_nll": "filters.scorers.response_nll:ResponseNll",
+    "cam": "filters.scorers.cam:Cam",
+}
 
 
-class RefLogps:
-    """Sums of log-probabilities of chosen and rejected given the short prompt. Raises UserError without a template."""
+def load_scorer(config: dict[str, Any]) -> Any:
+    """The scorer that a configuration (scorer_process.ScorerConfig) names, with its model."""
+    from transformers import AutoTokenizer
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        from transformers import AutoTokenizer
-
-        folder = Path(config["folder"])
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not self._tokenizer.chat_template:
-            raise UserError(f"model {config['name']!r} has no chat template, and preferences are conversations")
-        adapter = None if config["adapter"] is None else Path(config["adapter"])
-        self._core = ScorerCore(
-            folder, config["dtype"], adapter=adapter, window=config["window"], batch_tokens=config["batch_tokens"]
-        )
-
-    def score(self, rows: list[dict[str, Any]]) -> Iterator[Answer]:
-        pairs: dict[str, PairTokens] = {}
-        for row in rows:
-            try:
-                pairs[row[_ID]] = encode_pair(self._tokenizer, row["short_prompt"], row["chosen"], row["rejected"])
-            except Reject as reject:
-                yield _rejected(row[_ID], reject)
-        readings = iter(self._core.read([one for pair in pairs.values() for one in (pair.chosen, pair.rejected)]))
-        for row_id, chosen, rejected in zip(pairs, readings, readings, strict=True):
-            bad = next((one for one in (chosen, rejected) if isinstance(one, Reject)), None)
-            if bad is not None:
-                yield _rejected(row_id, bad)
-            else:
-                assert not isinstance(chosen, Reject) and not isinstance(rejected, Reject)
-                yield _answer(row_id, State.OK, values=[chosen.sum(), rejected.sum()])
+    module, _, name = SCORERS[config["scorer"]].partition(":")
+    scorer = getattr(import_module(module), name)
+    folder = Path(config["folder"])
+    tokenizer = AutoTokenizer.from_pretrained(config["tokenizer"])
+    if config["tokenizer"] != config["folder"]:
+        own = AutoTokenizer.from_pretrained(folder).get_vocab()
+        if own != tokenizer.get_vocab():
+            raise UserError(
+                f"model {config['name']!r} has another tokenizer than {Path(config['tokenizer']).name!r}: what two "
+                "models make of an answer can be compared token by token only"
+            )
+    core = ScorerCore(
+        folder,
+        config["dtype"],
+        adapter=None if config["adapter"] is None else Path(config["adapter"]),
+        window=config["window"],
+        batch_tokens=config["batch_tokens"],
+        attention=scorer.attention,
+    )
+    return scorer(tokenizer, core, config["name"], config["options"])
 
 
-def _rejected(row_id: str, reject: Reject) -> Answer:
-    return _answer(row_id, reject.state, reject.reason, reject.detail)
-
-
-def _answer(row_id: str, state: State, reason: str = "", detail: str = "", values: list[float] | None = None) -> Answer:
-    return {"row": row_id, "state": state.value, "reason": reason, "detail": detail[:500], "values": values}
-
-
-def read_rows(file: Path, ids: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of these ids, a list for each row group that holds some. Only one row group is in memory."""
-    wanted = set(ids)
+def read_rows(file: Path, columns: list[str], ids: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of these ids, a list for each row group that holds some. Only one row group is in memory. The first of
+    the columns is the id."""
+    wanted, id_column = set(ids), columns[0]
     parquet = pq.ParquetFile(file)
     for group in range(parquet.num_row_groups):
-        if wanted.isdisjoint(parquet.read_row_group(group, [_ID]).column(_ID).to_pylist()):
+        if wanted.isdisjoint(parquet.read_row_group(group, [id_column]).column(id_column).to_pylist()):
             continue
         rows = []
-        for row in parquet.read_row_group(group, _COLUMNS).to_pylist():
-            if row[_ID] in wanted:
-                wanted.remove(row[_ID])  # a part may hold a preference twice
+        for row in parquet.read_row_group(group, columns).to_pylist():
+            if row[id_column] in wanted:
+                wanted.remove(row[id_column])  # a part may hold a row twice
                 rows.append(row)
         yield rows
+
+
+def answer(row_id: str, found: list[dict[str, Any]] | Reject) -> dict[str, Any]:
+    if isinstance(found, Reject):
+        state, reason, detail, values = found.state, found.reason, found.detail[:500], []
+    else:
+        state, reason, detail, values = State.OK, "", "", found
+    return {"row": row_id, "state": state.value, "reason": reason, "detail": detail, "values": values}
 
 
 def serve(incoming: TextIO, outgoing: TextIO) -> None:
     """Until the parent closes its end."""
 
     def say(message: dict[str, Any]) -> None:
-        outgoing.write(json.dumps(message) + "\n")
+        outgoing.write(json.dumps(message, allow_nan=False) + "\n")
         outgoing.flush()
 
     try:
-        scorer = RefLogps(json.loads(incoming.readline()))
+        scorer = load_scorer(json.loads(incoming.readline()))
         say({"ready": True})
         for line in incoming:
             job = json.loads(line)
-            for rows in read_rows(Path(job["file"]), job["ids"]):
-                for answer in scorer.score(rows):
-                    say(answer)
+            for rows in read_rows(Path(job["file"]), scorer.columns, job["ids"]):
+                for row_id, found in scorer.score(rows):
+                    say(answer(row_id, found))
             say({"end": True})
     except UserError as error:
         say({"error": "user", "text": str(error)})

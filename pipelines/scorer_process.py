@@ -27,8 +27,12 @@ _LOG_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class ScorerConfig:
-    """What a scorer's process loads: a model folder and how. `name`: what people call the model."""
+    """What a scorer's process loads: which scorer (a key of score_worker.SCORERS) with which options, a model folder
+    and how. `name`: what people call the model. `tokenizer`: the folder whose tokenizer cuts the rows."""
 
+    scorer: str
+    options: dict[str, Any]
+    tokenizer: str
     name: str
     folder: str
     adapter: str | None
@@ -53,7 +57,8 @@ class ScorerProcess:
         return self._process is None or self._process.returncode is None
 
     async def score(self, file: Path, ids: list[str]) -> AsyncIterator[dict[str, Any]]:
-        """Rows of a part as they are done: {row, state, reason, detail, values}. Raises UserError or RunError."""
+        """Rows of a part as they are done: {row, state, reason, detail, values}, the last
+        being lines for the scorer's table. Raises UserError or RunError."""
         async with self._busy:
             try:
                 if self._process is None:

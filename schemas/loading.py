@@ -135,7 +135,7 @@ def _walk(loc: tuple[int | str, ...]) -> tuple[str, list[type[BaseModel]]]:
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    for name in ("type", "method"):
+    for name in ("type", "method", "scorer"):
         if name in model.model_fields:
             return typing.get_args(model.model_fields[name].annotation)
     return ()

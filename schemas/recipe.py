@@ -12,11 +12,20 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import ScoreConfig
+from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Indicator(Model):
+    """A text at the end of user messages whose answers depend on the context, by the scorer context_dependency."""
+
+    score: Slug = "context_dependency"  # the name of the score entry
+    column: Literal["cd_score", "cd_lift", "cd_doc", "cd_doc_lift"] = "cd_score"
+    above: Annotated[float, Field(ge=-1, le=1)] = 0.6
+    text: Annotated[str, Field(min_length=1)] = "[IND]"  # make it one token of the tokenizer before you train
 
 
 class Export(Model):
@@ -27,6 +36,7 @@ class Export(Model):
     )
     methods: tuple[Slug, ...] | None = None  # default: all
     shard_size: Positive = 500_000_000  # bytes of Parquet, e.g. 500MB
+    indicator: Indicator | None = None  # default: messages as they are
 
     @field_validator("configs")
     @classmethod
@@ -86,10 +96,24 @@ class Recipe(Model):
                         f"export {export.name!r}: no step under 'generate' has the method {method!r}"
                         f"{suggestion(method, methods)}"
                     )
+            self._check_indicator(export)
             if "longpo" in export.configs and "longpo" not in (export.methods or methods):
                 what = "'generate'" if export.methods is None else "its 'methods'"
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
+
+    def _check_indicator(self, export: Export) -> None:
+        if export.indicator is None:
+            return
+        known = [score.name for score in self.score if score.scorer == "context_dependency"]
+        if export.indicator.score not in known:
+            wanted = export.indicator.score
+            raise ValueError(
+                f"export {export.name!r}: its indicator needs a score entry {wanted!r} with the scorer "
+                f"'context_dependency'{suggestion(wanted, known)}"
+            )
+        if "sft" not in export.configs:
+            raise ValueError(f"export {export.name!r}: an indicator is for the config 'sft'")
 
     def _check_engines(self, generator: MethodConfig) -> None:
         for step, sampling in generator.steps.items():
@@ -117,9 +141,31 @@ class Recipe(Model):
                 )
 
     def _check_score(self, score: ScoreConfig, earlier: tuple[ScoreConfig, ...]) -> None:
-        if score.engine not in self.engines:
-            close = suggestion(score.engine, self.engines)
-            raise ValueError(f"score {score.name!r}: no engine {score.engine!r} under 'engines'{close}")
+        if isinstance(score, Gateau):
+            for kind, wanted in (("hmg", score.hmg), ("cam", score.cam)):
+                known = [other.name for other in earlier if other.scorer == kind]
+                if wanted not in known:
+                    raise ValueError(
+                        f"score {score.name!r}: no entry {wanted!r} with the scorer {kind!r} before it"
+                        f"{suggestion(wanted, known)}"
+                    )
+            return
+        self._check_score_engines(score)
+        made = {generator.method for generator in self.generate}
+        for method in score.methods or ():
+            if method not in made:
+                raise ValueError(
+                    f"score {score.name!r}: no step under 'generate' has the method {method!r}"
+                    f"{suggestion(method, made)}"
+                )
+        if isinstance(score, RefLogps):
+            self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
+
+    def _check_score_engines(self, score: ModelScorer) -> None:
+        for name in (score.engine, *score.local_engines):
+            if name not in self.engines:
+                close = suggestion(name, self.engines)
+                raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
         engine = self.engines[score.engine]
         if isinstance(engine, OpenAIEngine) and score.model is None:
             raise ValueError(
@@ -130,19 +176,19 @@ class Recipe(Model):
             raise ValueError(
                 f"score {score.name!r}: 'model' is for engines that are servers; engine {score.engine!r} names its own"
             )
-        made = {generator.method for generator in self.generate}
-        for method in score.methods or ():
-            if method not in made:
-                raise ValueError(
-                    f"score {score.name!r}: no step under 'generate' has the method {method!r}"
-                    f"{suggestion(method, made)}"
-                )
+        for name in score.local_engines:
+            if isinstance(self.engines[name], OpenAIEngine):
+                raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
+
+    def _check_reference(self, score: RefLogps, earlier: list[RefLogps]) -> None:
         for other in earlier:  # a preference has one pair of numbers
             if score.methods is None or other.methods is None or set(score.methods) & set(other.methods):
                 raise ValueError(f"score {score.name!r} and {other.name!r} score the same preferences")
         for generator in self.generate:
             writer = None if generator.engine is None else self.engines[generator.engine]
-            if score.reads(generator.method) and (writer is None or not same_weights(writer, engine)):
+            if score.reads(generator.method) and (
+                writer is None or not same_weights(writer, self.engines[score.engine])
+            ):
                 raise ValueError(
                     f"score {score.name!r}: the reference must be the model that wrote the answers: generate "
                     f"{generator.name!r} uses engine {generator.engine!r}, not {score.engine!r}"

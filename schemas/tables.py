@@ -54,15 +54,37 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }  # fmt: skip
 
-# Score tables exist from the start, so that queries over them answer with no rows instead of an error.
-# What a scorer adds beside row_id is in its method page.
+_B, _FS = pa.bool_(), pa.list_(pa.float64())
+
+# Score tables exist from the start, so that queries over them answer with no rows instead of an error. docs/scoring.md
+# says what their columns mean. `row_id` is the sample's or preference's id, `stage` the score entry.
 for _name, _columns in {
-    "scores_hmg": ["hmg", "nll_short", "nll_long"],
-    "scores_cam": ["cam"],
-    "scores_gateau": ["gateau", "rank"],
-    "scores_context_dependency": ["score"],
-    "scores_ref_logps": ["ref_chosen_logps", "ref_rejected_logps"],
-}.items():
-    TABLES[_name] = pa.schema(
-        [pa.field("row_id", _S), pa.field("stage", _S)] + [pa.field(column, _F) for column in _columns]
-    )
+    "scores_ref_logps": {"ref_chosen_logps": _F, "ref_rejected_logps": _F},
+    # One line for each answer of a sample.
+    "scores_context_dependency": {
+        "turn_index": _I, "cd_score": _F, "cd_baseline": _F, "cd_lift": _F,
+        **{f"cd_{part}{form}": _F for part in ("doc", "question", "system", "own") for form in ("", "_lift")},
+        "cd_layer": _I, "cd_probe": _S, "cd_heads": _I, "n_user_tok": _I, "n_resp_tok": _I,
+        **{f"n_{part}_tok": _I for part in ("doc", "question", "system", "own")},
+        "truncated": _B, "cd_flag": _B, "threshold": _F, "split": _S, "scorer_version": _S,
+    },
+    # What hmg is made of: one line for each sample and model.
+    "readings_nll": {
+        "n_ctx": _I, "n_read": _I, "n_resp": _I, "nll": _F, "truncated": _B, "model": _S, "scorer_version": _S,
+    },
+    "scores_hmg": {
+        "hmg": _F, "hmg_raw": _F, "nll_short": _F, "nll_long": _F, "ppl_short": _F, "ppl_long": _F, "n_ctx": _I,
+        "n_ctx_short": _I, "n_resp": _I, "norm": _S, "pool_id": _S, "model_short": _S, "model_long": _S,
+        "surrogate": _B, "truncated": _B, "scorer_version": _S,
+    },
+    "scores_cam": {
+        "cam": _F, "cas": _F, "n_ctx": _I, "n_resp": _I, "seg_len": _I, "n_seg": _I, "n_scored": _I, "seg_nll": _FS,
+        "seg_attn": _FS, "importance": _S, "direction": _S, "layers": pa.list_(_I), "model": _S, "truncated": _B,
+        "scorer_version": _S,
+    },
+    "scores_gateau": {
+        "score": _F, "rank": _I, "hmg": _F, "cam": _F, "hmg_rank": _F, "cam_rank": _F, "alpha": _F, "pool_id": _S,
+        "scorer_version": _S,
+    },
+}.items():  # fmt: skip
+    TABLES[_name] = _schema(row_id=_S, stage=_S, **_columns)

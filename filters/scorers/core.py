@@ -1,15 +1,17 @@
 """One forward pass of a causal language model per sample, and what scorers read from it.
 
 The decoder runs once over prompt and response. Only the hidden states that predict response tokens go through the
-model's head, a block of rows at a time: no logits of prompt rows, and never a matrix of length x vocabulary. torch and
-transformers are imported when a core is made.
+model's head, a block of rows at a time: no logits of prompt rows, and never a matrix of length x vocabulary. Attention
+is measured on the way (see attention.py). torch and transformers are imported when a core is made.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filters.scorers.attention import Enough, Look, View, Watcher, register
 from schemas.errors import UserError
 from schemas.states import Reject, State
 
@@ -18,10 +20,11 @@ _BLOCK_BYTES = 128 * 2**20  # of float32 logits that exist at once; log-sum-exp 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A sample as token ids: what the model reads, and what it is scored on."""
+    """A sample as token ids: what the model reads, and what it is scored on. `look`: the attention to measure."""
 
     prompt: Sequence[int]
     response: Sequence[int]
+    look: Look | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -30,9 +33,11 @@ class Tokens:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`logps`: natural logarithm of each response token's probability given all tokens before it; a float32 tensor
-    (response tokens,) on the CPU."""
+    (response tokens,) on the CPU; empty where only attention was asked. `attention`: mean mass of a group's rows on
+    each set, a float64 tensor (layers, groups, sets) on the CPU, where the sample has a look."""
 
     logps: Any
+    attention: Any = None
 
     def sum(self) -> float:
         """Added up in float64: the terms of a long answer would lose digits in float32."""
@@ -42,7 +47,8 @@ class Reading:
 class ScorerCore:
     """A model that reads samples. `folder`: in the Hugging Face layout. `adapter`: a PEFT adapter folder on top of it.
     `window`: the most tokens of a sample (default: no limit). `batch_tokens`: the most tokens of a batch, padding
-    counted; a longer sample is a batch of its own. Raises UserError where model or adapter cannot be used.
+    counted; a longer sample is a batch of its own. `attention`: is any to be measured? Raises UserError where model or
+    adapter cannot be used.
     """
 
     def __init__(
@@ -53,39 +59,57 @@ class ScorerCore:
         adapter: Path | None = None,
         window: int | None = None,
         batch_tokens: int = 32_768,
+        attention: bool = False,
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype(dtype, self.device.type))
+        options = {"attn_implementation": register()} if attention else {}
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype(dtype, self.device.type), **options)
         if adapter is not None:
             model = _with_adapter(model, adapter)
         self.model = model.to(self.device).eval()
         self._decoder = self.model.get_decoder()
-        self._window, self._batch_tokens = window, batch_tokens
+        self.window, self._batch_tokens = window, batch_tokens
         self._block_rows = max(1, _BLOCK_BYTES // 4 // self.model.get_output_embeddings().weight.shape[0])
 
-    def read(self, samples: Sequence[Tokens]) -> list[Reading | Reject]:
+    @property
+    def layers(self) -> int:
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def heads(self) -> int:
+        return int(self.model.config.get_text_config().num_attention_heads)
+
+    def check_layer(self, layer: int) -> int:
+        """The layer's number from 0; negative ones count from the last. Raises UserError where there is none."""
+        if not -self.layers <= layer < self.layers:
+            raise UserError(f"layer {layer}: the model has layers 0 to {self.layers - 1}")
+        return layer % self.layers
+
+    def read(self, samples: Sequence[Tokens], view: View | None = None, logps: bool = True) -> list[Reading | Reject]:
         """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window
-        (over_budget), for which memory does not suffice even alone (failed), or whose numbers are not finite."""
+        (over_budget), for which memory does not suffice even alone (failed), or whose numbers are not finite. `view`:
+        measure each sample's look. Without `logps` the pass ends at the last layer that is looked at."""
+        assert logps or view is not None
         results: dict[int, Reading | Reject] = {}
         fitting: list[int] = []
         for index, sample in enumerate(samples):
             assert sample.prompt, "the first token of a response is predicted by the prompt's last"
-            if self._window is not None and len(sample) > self._window:
-                detail = f"{len(sample)} tokens, the model's window is {self._window}"
+            if self.window is not None and len(sample) > self.window:
+                detail = f"{len(sample)} tokens, the model's window is {self.window}"
                 results[index] = Reject(State.OVER_BUDGET, "longer_than_window", detail)
             else:
                 fitting.append(index)
         for batch in batches(fitting, [len(sample) for sample in samples], self._batch_tokens):
-            results.update(zip(batch, self._read_halving([samples[index] for index in batch]), strict=True))
+            results.update(zip(batch, self._read_halving([samples[i] for i in batch], view, logps), strict=True))
         return [results[index] for index in range(len(samples))]
 
-    def _read_halving(self, batch: list[Tokens]) -> list[Reading | Reject]:
+    def _read_halving(self, batch: list[Tokens], view: View | None, logps: bool) -> list[Reading | Reject]:
         """Where memory does not suffice: the two halves, one after the other."""
         try:
-            return list(self._read_batch(batch))
+            return list(self._read_batch(batch, view, logps))
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -98,9 +122,9 @@ class ScorerCore:
             detail = f"{len(batch[0])} tokens on {self.device}"
             return [Reject(State.FAILED, "out_of_memory", detail)]
         middle = len(batch) // 2
-        return self._read_halving(batch[:middle]) + self._read_halving(batch[middle:])
+        return [one for half in (batch[:middle], batch[middle:]) for one in self._read_halving(half, view, logps)]
 
-    def _read_batch(self, batch: list[Tokens]) -> Iterator[Reading | Reject]:
+    def _read_batch(self, batch: list[Tokens], view: View | None, logps: bool) -> Iterator[Reading | Reject]:
         """Padding goes to the right and needs no mask: under causal attention no token sees what comes after it."""
         import torch
 
@@ -109,14 +133,38 @@ class ScorerCore:
         for row, sample in enumerate(batch):
             ids[row, : len(sample)] = torch.tensor([*sample.prompt, *sample.response])
         ids = ids.to(self.device)
-        with torch.inference_mode():
-            output = self._decoder(input_ids=ids, use_cache=False)
-            logps = self._response_logps(output, ids, batch).cpu()
-        for one in logps.split([len(sample.response) for sample in batch]):
-            if bool(one.isfinite().all()):
-                yield Reading(one.clone())
+        lengths = [len(sample.response) if logps else 0 for sample in batch]
+        with torch.inference_mode(), self._watched(batch, view, not logps) as watcher:
+            try:
+                output = self._decoder(input_ids=ids, use_cache=False)
+                found = self._response_logps(output, ids, batch).cpu() if logps else torch.empty(0)
+            except Enough:
+                found = torch.empty(0)
+        if watcher is not None:
+            watcher.check_all_seen()
+        masses = [None] * len(batch) if watcher is None else watcher.masses
+        for one, mass in zip(found.split(lengths), masses, strict=True):
+            if bool(one.isfinite().all()) and (mass is None or bool(mass.isfinite().all())):
+                yield Reading(one.clone(), mass)
             else:
                 yield Reject(State.INVALID_OUTPUT, "not_finite", f"in {self.model.dtype} on {self.device}")
+
+    @contextmanager
+    def _watched(self, batch: list[Tokens], view: View | None, finish: bool) -> Iterator[Watcher | None]:
+        """A watcher in all attention layers. It is told by the layer's own number, which every architecture keeps."""
+        if view is None:
+            yield None
+            return
+        looks = [sample.look or Look((), (), ()) for sample in batch]
+        watcher = Watcher(view, looks, finish)
+        layers = [module for module in self._decoder.modules() if hasattr(module, "layer_idx")]
+        for module in layers:
+            module.longloom_watcher = watcher
+        try:
+            yield watcher
+        finally:
+            for module in layers:
+                del module.longloom_watcher
 
     def _response_logps(self, output: Any, ids: Any, batch: list[Tokens]) -> Any:
         """Log-probabilities of all response tokens of a batch, one after the other: float32 (tokens,)."""

@@ -9,22 +9,24 @@ SMALL = {
     "vocab_size": 258, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 512, "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": 257,
 }  # fmt: skip
-# Heads that share keys, heads that do not, and two architectures that change their logits after the last layer.
+# Heads that share keys, heads that do not, attention to a window, and two architectures that change their logits after
+# the last layer.
 KINDS = {
     "llama-gqa": ("LlamaConfig", {"num_key_value_heads": 2}),
     "llama-mha": ("LlamaConfig", {"num_key_value_heads": 4}),
+    "mistral": ("MistralConfig", {"num_key_value_heads": 2, "sliding_window": 16}),
     "gemma2": ("Gemma2Config", {"num_key_value_heads": 2, "head_dim": 16, "final_logit_softcapping": 2.0}),
     "granite": ("GraniteConfig", {"num_key_value_heads": 2, "logits_scaling": 3.0}),
 }
 
 
-def write(folder: Path, kind: str = "llama-gqa", seed: int = 0) -> Path:
+def write(folder: Path, kind: str = "llama-gqa", seed: int = 0, **changes: Any) -> Path:
     import torch
     import transformers
 
     torch.manual_seed(seed)
     name, more = KINDS[kind]
-    config = getattr(transformers, name)(**SMALL, **more)
+    config = getattr(transformers, name)(**{**SMALL, **more, **changes})
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return write_tokenizer(folder)
 

@@ -97,13 +97,13 @@ def test_out_of_memory_halves_the_batch_and_goes_on(folders, monkeypatch):
     longest = max(len(sample) for sample in given)
     sizes, real = [], core._read_batch
 
-    def tight(batch):
+    def tight(batch, *asked):
         sizes.append(len(batch))
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if len(batch[0]) == longest:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return real(batch)
+        return real(batch, *asked)
 
     monkeypatch.setattr(core, "_read_batch", tight)
     readings = core.read(given)
@@ -118,7 +118,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(folders, monkeypatch):
 def test_other_errors_are_not_taken_for_memory(folders, monkeypatch):
     core = ScorerCore(folders["llama-gqa"], "float32", "cpu")
 
-    def broken(batch):
+    def broken(batch, *asked):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(core, "_read_batch", broken)

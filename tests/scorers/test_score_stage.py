@@ -237,7 +237,8 @@ def test_no_process_stays_and_torch_is_not_in_this_one(tmp_path, model):
 def test_a_row_that_gets_no_answer_fails_the_run(tmp_path, model, monkeypatch):
     async def forgetful(self, file, ids):
         for row_id in ids[1:]:
-            yield {"row": row_id, "state": "ok", "reason": "", "detail": "", "values": [-1.0, -2.0]}
+            values = [{"ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0}]
+            yield {"row": row_id, "state": "ok", "reason": "", "detail": "", "values": values}
 
     monkeypatch.setattr("pipelines.scorer_process.ScorerProcess.score", forgetful)
     with pytest.raises(ConservationError, match=r"stage score\.ref_logps"):
@@ -333,8 +334,8 @@ def test_faults_of_a_score_entry_are_named(tmp_path, model):
     assert "no step under 'generate' has the method 'long_q', did you mean 'long_qa'?" in refused(
         tmp_path, model, score=[{**SCORE, "methods": ["long_q"]}]
     )
-    assert "score[0].scorer: input should be 'ref_logps', not 'hmg'" in refused(
-        tmp_path, model, score=[{**SCORE, "scorer": "hmg"}]
+    assert "score[0]: scorer 'ref_logp' is unknown, did you mean 'ref_logps'?" in refused(
+        tmp_path, model, score=[{**SCORE, "scorer": "ref_logp"}]
     )
     assert "score[0].dtyp: unknown key, did you mean 'dtype'?" in refused(tmp_path, model, score=[{**SCORE, "dtyp": 1}])
 
