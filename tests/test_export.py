@@ -156,7 +156,7 @@ def test_the_card_of_a_small_export(built):
         "| ingest | ok |  | 7 |",
         "| seed | 7 |",
         "| decontamination | none |",
-        '       "shard_size": 500000000',
+        '       "shard_size": 500000000,',
     ):
         assert line in lines, line
     assert sum(line.startswith("| scripted | agentwrite | write | 9 | ") for line in lines) == 1
