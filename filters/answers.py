@@ -47,6 +47,11 @@ def is_refusal(text: str) -> bool:
     return bool(_REFUSAL.match(text)) and word_count(text) <= REFUSAL_WORDS
 
 
+def folded(text: str) -> str:
+    """Without case, white space as single spaces: for comparing texts."""
+    return " ".join(text.casefold().split())
+
+
 def has_placeholder(text: str) -> bool:
     """Does a text hold a place to be filled in, like "[insert name]"?"""
     return bool(_PLACEHOLDER.search(text))

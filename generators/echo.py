@@ -3,6 +3,7 @@
 import re
 from functools import cache
 
+from filters.answers import folded
 from generators.prompts import source
 
 _SPAN = 6  # words in a row: fewer stand in honest answers too
@@ -17,12 +18,8 @@ def is_echo(reply: str, method: str, step: str, prompt: str) -> bool:
     own = _own_spans(method, step)
     if own and any(tuple(words[i : i + _SPAN]) in own for i in range(len(words) - _SPAN + 1)):
         return True
-    tail = _folded(prompt[-2 * _TAIL :])[-_TAIL:]
-    return len(tail) >= _TAIL // 2 and tail in _folded(reply)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    tail = folded(prompt[-2 * _TAIL :])[-_TAIL:]
+    return len(tail) >= _TAIL // 2 and tail in folded(reply)
 
 
 @cache

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from filters.answers import folded
 from filters.pairs import is_periodic, is_short, long_words, repeated_words, similarity
 from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.documents import document_budget, draw_chunks, excerpt, without_blank_ends
@@ -134,7 +135,7 @@ class LongPO(Generator[Document]):
         if (tokens := llm.tokenizer.count(instruction)) > INSTRUCTION_TOKENS:
             told = f"{tokens} tokens, at most {INSTRUCTION_TOKENS}"
             raise Reject(State.INVALID_OUTPUT, "instruction_too_long", told)
-        if _folded(instruction) in {_folded(other.instruction) for other in _standing(turns)}:
+        if folded(instruction) in {folded(other.instruction) for other in _standing(turns)}:
             # Asked of the whole document it would be the same question with two right answers.
             raise Reject(State.FILTERED, "repeated_instruction", instruction[:200])
         if (tokens := llm.tokenizer.count(f"{turn.chunk}\n\n{instruction}")) > TRUSTED_TOKENS:
@@ -145,7 +146,7 @@ class LongPO(Generator[Document]):
         """The model's answer to the turn's instruction, read from `text`; `side` is chosen or rejected."""
         answer = (await llm.chat(side, document=text, instruction=turn.instruction)).strip()
         check_answer(answer, turn.chunk, max_repetition=1.0, what=side)  # repetition: by the rule below
-        if _folded(answer) == _folded(turn.instruction):
+        if folded(answer) == folded(turn.instruction):
             raise Reject(State.INVALID_OUTPUT, "prompt_echo", f"step {side}: {answer[:120]}")
         if is_short(answer):
             raise Reject(State.FILTERED, f"short_{side}", answer)
@@ -206,10 +207,6 @@ def _points_at_chunk(question: str, chunk: str) -> bool:
     speaks of passages, the word may mean those."""
     match = _POINTER.search(question)
     return match is not None and match[0].casefold() not in chunk.casefold()
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _dropped(turns: list[Turn]) -> list[dict[str, Any]]:

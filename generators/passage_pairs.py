@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from filters.matching import fold, holds
 from generators.base import Llm
 from generators.passages import Passage
-from generators.replies import check_answer, check_question, language_name
+from generators.replies import BAD_REPLY, check_answer, check_question, language_name
 from schemas.methods.context_recycling import ContextRecycling as Config
 from schemas.states import Reject, State
 
 _PAIR = re.compile(r"\s*Question\s*[:：]\s*(\S[^\n]*)\n\s*Answer\s*[:：]\s*(.*)", re.DOTALL)
-RETRIED = (State.TRUNCATED, State.INVALID_OUTPUT, State.FILTERED, State.REFUSED)
 # A question that only makes sense beside its passage. Rather one good question too many: another passage is tried.
 _POINTS_AT_PASSAGE = re.compile(
     r"\b(?:this|that|these|those|the|both|each|either|above|given|following|provided|first|second|two)\s+"
@@ -62,7 +61,7 @@ class PairMaker:
             try:
                 return await self._ask(chosen)
             except Reject as reject:
-                if reject.state not in RETRIED:
+                if reject.state not in BAD_REPLY:
                     raise
                 self.failures[reject.reason] += 1
                 self._last = reject

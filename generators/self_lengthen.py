@@ -9,19 +9,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
-from filters.answers import is_refusal, script
+from filters.answers import folded, is_refusal, script
 from filters.length_demand import draw_demand, states
 from filters.lengthening import form_fault, has_repeated_span, pieces
 from filters.lengths import word_count
 from generators.base import PROMPT_RESERVE, TEMPLATE_TOKENS, TOKENS_PER_WORD, Cost, Generator, Llm, RowSize
-from generators.replies import LANGUAGES, check_answer
+from generators.replies import BAD_REPLY, LANGUAGES, check_answer
 from schemas.methods.self_lengthen import SelfLengthen as Config
 from schemas.rows import Instruction, Sample
 from schemas.states import Reject, State
 
 T = TypeVar("T")
 _STOPS = ("\n4.", "---", "\n\n\n")
-_FINAL = (State.OVER_BUDGET, State.FAILED)  # another try would not fare better
 _ENDS = ".!?:。！？：\"')”』」*"
 
 
@@ -114,7 +113,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
             raise Reject(State.INVALID_OUTPUT, "wrong_language", f"instruction: {text[:120]}")
         if text.startswith(("{", "[", "<")) or has_repeated_span(text) or "\n4." in text:
             raise Reject(State.INVALID_OUTPUT, "no_instruction", text[:120])
-        if _folded(text) in (_folded(first.text), _folded(second.text)):
+        if folded(text) in (folded(first.text), folded(second.text)):
             raise Reject(State.INVALID_OUTPUT, "copied", text[:120])
 
     # ------------------------------------------------------------ answers
@@ -142,7 +141,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         check_answer(text, instruction, max_repetition=1.0)  # repetition is the affair of form_fault
         if (fault := form_fault(text)) is not None:
             raise Reject(State.INVALID_OUTPUT, fault, text[-120:])
-        if _folded(text) == _folded(instruction):
+        if folded(text) == folded(instruction):
             raise Reject(State.INVALID_OUTPUT, "copied", text[:120])
 
     # ------------------------------------------------------------ extension
@@ -185,7 +184,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
             except Reject as reject:
                 if reject.state is State.OVER_BUDGET and found.accepted:
                     break  # the text has grown to what the window holds
-                if reject.state in _FINAL:
+                if reject.state not in BAD_REPLY:
                     raise
                 faults[reject.reason] += 1
             else:
@@ -206,7 +205,7 @@ class SelfLengthen(Generator[Slot | Instruction | Draft | Finished]):
         self._check_room(llm, instruction, text, head)
         whole = await llm.chat("extend", prefix=head, instruction=instruction, outline=text)
         rest = whole.removeprefix(head)
-        if not rest.strip() or _folded(rest) == _folded(instruction):
+        if not rest.strip() or folded(rest) == folded(instruction):
             raise Reject(State.INVALID_OUTPUT, "empty_rest", rest[:120])
         self._check_part(rest, instruction)
         return join(head, rest)
@@ -298,7 +297,7 @@ async def retry(tries: int, attempt: Callable[[], Awaitable[T]]) -> tuple[T, int
         try:
             return await attempt(), number, dict(sorted(reasons.items()))
         except Reject as reject:
-            if reject.state in _FINAL:
+            if reject.state not in BAD_REPLY:
                 raise
             last = reject
             reasons[reject.reason] += 1
@@ -316,7 +315,3 @@ def join(head: str, rest: str) -> str:
     if rest.startswith("\n") or (head.rstrip()[-1] not in _ENDS and rest[0].isspace()):
         return head + rest.rstrip()
     return f"{head}\n\n{rest.strip()}"
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
