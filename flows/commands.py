@@ -117,7 +117,8 @@ def preview(arguments: Namespace) -> None:
     ledger = Workspace(arguments.workspace, arguments.ledger).ledger
     with tempfile.TemporaryDirectory(prefix="longloom-preview-") as folder:
         workspace = Workspace(Path(folder), ledger)
-        asyncio.run(build(arguments.recipe, workspace, "ingest", PREVIEW_ROWS))
+        for stage in ("ingest", *(("curate",) if recipe.curate is not None else ())):
+            asyncio.run(build(arguments.recipe, workspace, stage, PREVIEW_ROWS))
         asyncio.run(build(arguments.recipe, workspace, PREVIEW, arguments.n))
         names, rows = query(workspace, "SELECT stage, row_id, messages, details FROM samples ORDER BY stage, row_id")
         for row in rows:
@@ -176,7 +177,7 @@ def status(arguments: Namespace) -> None:
     for name, state, started, finished in runs:
         ended = f", ended {finished:%Y-%m-%d %H:%M:%S}" if finished else ""
         print(f"recipe {name}: last run {state}, started {started:%Y-%m-%d %H:%M:%S}{ended}\n")
-    order = {"ingest": 0, "generate": 1, "export": 9}
+    order = {"ingest": 0, "curate": 1, "generate": 2, "export": 9}
     paths = sorted(workspace.manifests.glob("*.json"), key=lambda path: (order.get(path.stem.split(".")[0], 5), path))
     manifests = [manifest for path in paths if (manifest := load_manifest(path)) is not None]
     table = stage_table(manifests)

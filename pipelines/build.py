@@ -6,6 +6,7 @@ from pathlib import Path
 
 from generators.engines import create_engine
 from pipelines.catalog import build_catalog
+from pipelines.curate import CorpusStage, JudgeStage
 from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
 from pipelines.ingest_stage import IngestStage
@@ -20,13 +21,18 @@ from schemas.loading import load_recipe
 from schemas.recipe import Recipe
 
 
+def documents_first(recipe: Recipe) -> list[Stage]:
+    """The stages that read and curate documents; they ask no model."""
+    return [IngestStage(), *(() if recipe.curate is None else (JudgeStage(recipe.curate), CorpusStage(recipe.curate)))]
+
+
 def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     """All stages of a recipe, in the order they run."""
     generate = [stage for config in recipe.generate for stage in generate_stages(config, engines)]
     made = [stage.name for stage in generate]
     score = score_stages(recipe.score, made, engines)
     upstream = [*made, *(stage.name for stage in score)]
-    return [IngestStage(), *generate, *score, *(ExportStage(config, upstream) for config in recipe.export)]
+    return [*documents_first(recipe), *generate, *score, *(ExportStage(config, upstream) for config in recipe.export)]
 
 
 PREVIEW = "preview"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.card import is_export, write_card
 from pipelines.code_version import code_version
+from pipelines.curated import curated_documents, curation
 from pipelines.files import sync
 from pipelines.indicator import marked_answers, with_indicator
 from pipelines.manifest import UnitRecord
@@ -113,7 +114,7 @@ class ExportStage(Stage):
         # Whole records: rows that failed and now went well change what a unit wrote, not its fingerprint.
         upstream = {
             stage: [asdict(unit) for unit in context.upstream(stage).units.values()]
-            for stage in ("ingest", *self._makers)
+            for stage in ("ingest", *curation(context.recipe), *self._makers)
         }
         for stage, units in score_units(context.workspace).items():
             upstream.setdefault(stage, [asdict(unit) for unit in units])
@@ -136,7 +137,8 @@ class ExportStage(Stage):
                 context.progress.advance(table.num_rows + len(left_out))
             writer.close()
             counts[config] = writer.rows
-        write_card(temporary, self.config, ["ingest", *self._makers], counts, context)
+        stages = ["ingest", *curation(context.recipe), *self._makers]
+        write_card(temporary, self.config, stages, counts, context)
         replace_folder(temporary, final)
         parts = write_rows(context.workspace.root, "row_states", f"{self.name}-{unit.key}", states)
         ended = Counter(state["state"] for state in states)
@@ -159,13 +161,17 @@ class ExportStage(Stage):
                     yield documents, []
             return
         table, id_column = _TABLE[config]
-        stages = ["ingest"] if config == "documents" else self._makers
+        parts, keep = [part for stage in self._makers for part in context.upstream(stage).parts(table)], None
+        if config == "documents":
+            parts, keep = curated_documents(context)
         schema, methods = SCHEMAS[config], self.config.methods
         indicator = self.config.indicator if config == "sft" else None
         marks = {} if indicator is None else marked_answers(indicator, context)
-        for part in (part for stage in stages for part in context.upstream(stage).parts(table)):
+        for part in parts:
             for batch in pq.ParquetFile(context.workspace.root / part.file).iter_batches(BATCH_ROWS):
                 left_out: list[str] = []
+                if keep is not None:  # the others have their state from curation
+                    batch = batch.filter(pa.array([one in keep for one in batch.column(id_column).to_pylist()]))
                 if config != "documents" and methods is not None:
                     wanted = pc.is_in(batch.column("method"), pa.array(methods))
                     left_out = batch.filter(pc.invert(wanted)).column(id_column).to_pylist()

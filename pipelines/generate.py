@@ -10,6 +10,7 @@ from generators.prompts import template, version
 from generators.registry import create_generator, method_modules
 from generators.runner import Outcome, Runner, Task
 from pipelines.code_version import code_version
+from pipelines.curated import curated_documents
 from pipelines.engine_pool import EnginePool
 from pipelines.manifest import UnitRecord
 from pipelines.rows import Draw, candidates, draw, load, shards
@@ -30,7 +31,7 @@ class GenerateStage(Stage):
 
     # Shards at once: while the last rows of some finish, the next ones keep the engine's batch full. Rows of a later
     # shard start only when all rows of the earlier ones have (see Runner.run), so this costs no order.
-    concurrency: ClassVar[int] = 32
+    concurrency: int = 32
     late: ClassVar[bool] = False  # its rows are made by another generate stage: a plan cannot know them
 
     def __init__(self, config: MethodConfig, engines: EnginePool) -> None:
@@ -64,12 +65,11 @@ class GenerateStage(Stage):
         """The rows of this stage, from what ingest has written."""
         config, root = self.config, context.workspace.root
         assert config.input != "nothing", "such a stage brings its own rows"
-        found = candidates(
-            root,
-            context.upstream("ingest").parts(config.input),
-            _ID[config.input],
-            set(config.sources) if config.sources is not None else None,
-        )
+        parts, keep = context.upstream("ingest").parts(config.input), None
+        if config.input == "documents":
+            parts, keep = curated_documents(context)
+        sources = set(config.sources) if config.sources is not None else None
+        found = candidates(root, parts, _ID[config.input], sources, keep)
         counts = [count for count in (config.count, context.limit) if count is not None]
         seed = derive_seed(context.recipe.seed, self.name)
         tokens = getattr(config, "document_tokens", None)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from generators.base import Cost, RowSize
-from pipelines.build import make_stages
+from pipelines.build import documents_first, make_stages
 from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage
-from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import changed_settings, load_manifest
 from pipelines.rows import load
 from pipelines.sources import inputs
@@ -21,6 +20,7 @@ from pipelines.workspace import Workspace
 from schemas.errors import UserError
 
 SMALL_BYTES = 64_000_000  # sources up to this size are ingested into a temporary folder to be planned exactly
+_FIRST = ("ingest", "curate")
 DISK_PER_TOKEN = 2.0  # bytes of compressed Parquet per token of text
 
 
@@ -51,12 +51,14 @@ class StagePlan:
 
 
 async def make_plan(context: Context, engines: EnginePool) -> list[StagePlan]:
-    """Plans of all stages. Where ingest is not up to date, small sources are read into a temporary folder; UserError
-    asks for `--stage ingest` first where they are large."""
-    ingest = IngestStage()
-    current = _plan_stage(ingest, context, ingest.units(context))
-    if not current.todo:
-        return [current, *await _plan_rest(context, engines)]
+    """Plans of all stages. Where ingest and curation are not up to date, small sources are read into a temporary
+    folder; UserError asks to run these stages first where they are large."""
+    current: list[StagePlan] = []
+    for stage in documents_first(context.recipe):
+        ready = not any(plan.todo for plan in current)
+        current.append(_plan_stage(stage, context, stage.units(context)) if ready else StagePlan(stage.name, 1, 1))
+    if not any(plan.todo for plan in current):
+        return [*current, *await _plan_rest(context, engines, len(current))]
     size = sum(
         file.size
         for source in (*context.recipe.documents, *context.recipe.instructions)
@@ -64,21 +66,26 @@ async def make_plan(context: Context, engines: EnginePool) -> list[StagePlan]:
     )
     if size > SMALL_BYTES:
         raise UserError(
-            f"{size / 1e6:.0f} MB of sources are not ingested yet, and the plan needs their lengths: "
-            "run with --stage ingest first (it calls no model)"
+            f"{size / 1e6:.0f} MB of sources are not ingested and curated yet, and the plan needs their lengths: "
+            f"run with --stage {' and then --stage '.join(_FIRST[: 1 + (context.recipe.curate is not None)])} first "
+            "(they call no model)"
         )
     with tempfile.TemporaryDirectory(prefix="longloom-plan-") as folder:
         trial = Context(
             context.recipe, context.recipe_hash, context.base_dir, Workspace(Path(folder), context.workspace.ledger),
             context.run_id, context.limit,
         )  # fmt: skip
-        await execute(IngestStage(), trial)
-        return [current, *await _plan_rest(context, engines, trial)]
+        for stage in documents_first(context.recipe):
+            await execute(stage, trial)
+        return [*current, *await _plan_rest(context, engines, len(current), trial)]
 
 
-async def _plan_rest(context: Context, engines: EnginePool, trial: Context | None = None) -> list[StagePlan]:
+async def _plan_rest(
+    context: Context, engines: EnginePool, first: int, trial: Context | None = None
+) -> list[StagePlan]:
+    """Of the stages after the `first` ones."""
     plans: list[StagePlan] = []
-    for stage in make_stages(context.recipe, engines)[1:]:
+    for stage in make_stages(context.recipe, engines)[first:]:
         if isinstance(stage, GenerateStage) and not stage.late:
             units = stage.units(trial or context)
             plan = _plan_stage(stage, context, units)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipelines.seen import SeenIds
 from pipelines.shards import Part
 from schemas.ids import digest
 
@@ -42,8 +43,10 @@ class Draw:
         return f"{self.candidate.row_id}#{self.number}"
 
 
-def candidates(root: Path, parts: Iterable[Part], id_column: str, sources: set[str] | None) -> list[Candidate]:
-    """All rows of the parts, in their order; only ids and lengths are read."""
+def candidates(
+    root: Path, parts: Iterable[Part], id_column: str, sources: set[str] | None, keep: SeenIds | None = None
+) -> list[Candidate]:
+    """All rows of the parts, in their order; only ids and lengths are read. `keep`: the ids that count."""
     found = []
     for part in parts:
         file = pq.ParquetFile(root / part.file)
@@ -52,7 +55,7 @@ def candidates(root: Path, parts: Iterable[Part], id_column: str, sources: set[s
         ]
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group, names).to_pylist():
-                if sources is None or row["source"] in sources:
+                if (sources is None or row["source"] in sources) and (keep is None or row[id_column] in keep):
                     a_token = CHARS_PER_TOKEN.get(row["language"], CHARS_PER_TOKEN_ELSE)
                     tokens = row.get("tokens") or math.ceil((row.get("chars") or 0) / a_token)
                     place = (part.file, group)

@@ -27,11 +27,15 @@ class SeenIds:
     def __len__(self) -> int:
         return len(self._fresh) + sum(len(run) for run in self._runs)
 
+    def __contains__(self, content_id: str) -> bool:
+        value = int(content_id[-16:], 16)
+        return value in self._fresh or self._in_runs(value)
+
     def add(self, content_id: str) -> bool:
         """True where the id is new. `content_id`: as `schemas.ids.content_id` makes it."""
-        value = int(content_id[-16:], 16)
-        if value in self._fresh or self._in_runs(value):
+        if content_id in self:
             return False
+        value = int(content_id[-16:], 16)
         self._fresh.add(value)
         if len(self._fresh) >= _FRESH:
             self._push(np.fromiter(self._fresh, np.uint64, len(self._fresh)))

@@ -61,23 +61,33 @@ class TableWriter:
         self._held += sum(len(value) for value in row.values() if isinstance(value, str)) + 64
         if self._held >= ROW_GROUP_BYTES:
             self._flush()
-            if self._written >= self._part_bytes:
-                self._finish_part()
 
     def write_all(self, rows: Iterable[Row]) -> None:
         for row in rows:
             self.write(row)
 
+    def write_table(self, table: pa.Table) -> None:
+        """Rows in columns already, as a row group of their own."""
+        self._flush()
+        self._held = table.nbytes
+        self._write_group(table)
+
     def _flush(self) -> None:
-        if not self._rows:
+        if self._rows:
+            self._write_group(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def _write_group(self, table: pa.Table) -> None:
+        if not table.num_rows:
             return
-        table = pa.Table.from_pylist(self._rows, schema=self._schema)
         if self._open is None:
             self._open = self._begin_part()
         self._open[2].write_table(table)
         self._written += self._held
-        self._part_rows += len(self._rows)
-        self._rows, self._held = [], 0
+        self._part_rows += table.num_rows
+        self._held = 0
+        if self._written >= self._part_bytes:
+            self._finish_part()
 
     def _begin_part(self) -> tuple[str, Any, Any]:
         name = f"tables/{self._table}/part-{self._unit}-{len(self.parts):05d}.parquet"

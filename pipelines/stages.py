@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from pipelines.manifest import Manifest, UnitRecord, changed_settings, check_conservation, load_manifest
 from pipelines.workspace import Workspace
@@ -79,7 +79,7 @@ class Context:
 class Stage(ABC):
     """`name` is unique in a recipe and names the manifest. `concurrency`: units at once."""
 
-    concurrency: ClassVar[int] = 1
+    concurrency: int = 1
     name: str
 
     @abstractmethod
@@ -108,6 +108,9 @@ class Stage(ABC):
         if record is None or record.retry or record.fingerprint != unit.fingerprint:
             return False
         return self.intact(record, context)
+
+    def close(self) -> None:  # noqa: B027
+        """The stage has ended, well or not: let go of what it holds beside its files."""
 
 
 RunUnit = Callable[[Stage, int, Unit, Context], Awaitable[UnitRecord]]
@@ -142,6 +145,7 @@ async def execute(stage: Stage, context: Context, run_unit: RunUnit = run_direct
     try:
         await _run_units(stage, context, manifest, todo, run_unit)
     finally:
+        stage.close()
         manifest.save(path)
     manifest.done = True
     manifest.units = {unit.key: manifest.units[unit.key] for unit in units}  # plan order, not order of finishing

@@ -1,13 +1,14 @@
 """The stage of the method verifiable: its rows are tasks to be made, not documents of the recipe."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from generators.registry import imported_modules
 from generators.runner import Task
 from generators.tasks.registry import TASKS
 from generators.verifiable import Remembering, TaskRow, Verifiable, entry_key
 from pipelines.code_version import code_version
+from pipelines.curated import curated_documents
 from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage
 from pipelines.haystack import Haystacks, PoolHaystack
@@ -30,7 +31,7 @@ def stages(config: MethodConfig, engines: EnginePool) -> list[Stage]:
 class VerifiableStage(GenerateStage):
     """Units are runs of tasks of one kind and length: more of one kind leave the units of the others as they are."""
 
-    concurrency: ClassVar[int] = 1  # the work is the processor's; one pool of documents is in memory at a time
+    concurrency: int = 1  # the work is the processor's; one pool of documents is in memory at a time
     config: Config
     generator: Verifiable
 
@@ -96,9 +97,9 @@ class VerifiableStage(GenerateStage):
     def _documents(self, context: Context) -> list[Candidate]:
         """What haystacks are made of: documents of the sources asked for, in the language of the tasks."""
         if self._found is None:
-            parts = context.upstream("ingest").parts("documents")
+            parts, keep = curated_documents(context)
             sources = set(self.config.sources) if self.config.sources is not None else None
-            found = candidates(context.workspace.root, parts, "document_id", sources)
+            found = candidates(context.workspace.root, parts, "document_id", sources, keep)
             self._found = [one for one in found if one.language in (self.config.language, *_ANY_LANGUAGE)]
             if not self._found:
                 raise UserError(

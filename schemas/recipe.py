@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from schemas.curation import Curate
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
@@ -57,7 +58,7 @@ class Export(Model):
 
 
 class Recipe(Model):
-    """What to build. Stages run in this order: ingest, generate and score (each in turn), export."""
+    """What to build. Stages run in this order: ingest, curate, generate and score (each in turn), export."""
 
     name: Slug
     description: str = ""
@@ -65,6 +66,7 @@ class Recipe(Model):
     tokenizer: str | None = None  # counts documents.tokens: a model reference or tiktoken:NAME; null: not counted
     documents: tuple[AnySource, ...] = ()
     instructions: tuple[AnySource, ...] = ()
+    curate: Curate | None = None
     engines: dict[Slug, EngineConfig] = {}
     generate: tuple[MethodConfig, ...] = ()
     score: tuple[ScoreConfig, ...] = ()
@@ -83,6 +85,7 @@ class Recipe(Model):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"the {what} name {twice[0]!r} is used twice")
+        self._check_curate()
         for generator in self.generate:
             self._check_engines(generator)
             self._check_sources(generator)
@@ -101,6 +104,17 @@ class Recipe(Model):
                 what = "'generate'" if export.methods is None else "its 'methods'"
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
+
+    def _check_curate(self) -> None:
+        offered = [source.name for source in self.documents]
+        if self.curate is not None and not offered:
+            raise ValueError("'curate' judges documents, and the recipe has none")
+        for rule in self.curate.rules if self.curate is not None else ():
+            for name in rule.sources or ():
+                if name not in offered:
+                    raise ValueError(
+                        f"curate, rule {rule.rule!r}: no source {name!r} under 'documents'{suggestion(name, offered)}"
+                    )
 
     def _check_indicator(self, export: Export) -> None:
         if export.indicator is None:

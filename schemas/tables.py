@@ -20,6 +20,10 @@ TABLES: dict[str, pa.Schema] = {
         document_id=_S, source=_S, text=_S, language=_S, chars=_I, tokens=_I, metadata=JSON
     ),
     "document_judgements": _schema(document_id=_S, rule=_S, value=_F, keep=pa.bool_(), reason=_S),
+    # The documents that curation lets through; `original_id`: the document before cleaners changed it.
+    "curated": _schema(document_id=_S, original_id=_S, source=_S),
+    # What looked implausible: a rule that takes most of a source, a cluster that holds much of it.
+    "curation_alarms": _schema(source=_S, rule=_S, documents=_I, of=_I, share=_F, text=_S),
     "instructions": _schema(instruction_id=_S, text=_S, source=_S, language=_S, metadata=JSON),
     # evidence: character spans [start, end) of the document's text as it stands in `documents`.
     "samples": _schema(

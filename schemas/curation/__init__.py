@@ -1,1 +1,42 @@
-"""The recipe section `curate`: rules told apart by `rule`. One module of configs for each family."""
+"""The recipe section `curate`: rules told apart by `rule`, one module of configs for each family."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from schemas.curation.base import CurationRule
+from schemas.model import Model, Positive
+
+DocumentRule = CurationRule  # filled in at the merge
+Rule = DocumentRule
+
+
+class Beam(Model):
+    """Curation as an Apache Beam pipeline. `options`: those of the runner, as on its command line; every worker must
+    see the workspace's folder under the same path."""
+
+    type: Literal["beam"]
+    options: tuple[str, ...] = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
+
+
+class Embedded(Model):
+    """Processes of this machine. `processes`: default: as many as it has cores."""
+
+    type: Literal["embedded"]
+    processes: Positive | None = None
+
+
+class Curate(Model):
+    """What documents must be like, before anything is made from them. Every rule judges every document; the first that
+    says no is the reason. Cleaners change what stays."""
+
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    executor: Annotated[Embedded | Beam, Field(discriminator="type")] = Embedded(type="embedded")
+    shard_bytes: Positive = 32_000_000  # of Parquet row groups in one unit of work
+
+
+_RULE: TypeAdapter[Any] = TypeAdapter(Rule)
+
+
+def parse_rule(section: dict[str, Any]) -> Any:
+    return _RULE.validate_python(section)

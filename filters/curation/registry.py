@@ -1,0 +1,15 @@
+"""Rules of curation by name, imported when they are used."""
+
+from importlib import import_module
+from typing import Any
+
+from schemas.curation import parse_rule
+
+RULES = {}
+
+
+def load_rule(section: dict[str, Any]) -> Any:
+    """The Rule or Cleaner of a recipe's section (`rule` is one of RULES)."""
+    config = parse_rule(section)
+    module, _, name = RULES[config.rule].partition(":")
+    return getattr(import_module(module), name)(config)

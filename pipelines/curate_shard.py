@@ -1,0 +1,199 @@
+"""Judging a shard of documents: every rule of the recipe on every document, then the cleaners on what stays.
+
+Runs in any process, of this machine or of a Beam worker; all it needs are the workspace's files.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filters.curation.registry import load_rule
+from filters.curation.text import Judgement, Text
+from generators.models import load_tokenizer
+from pipelines.shards import TableWriter
+from schemas.ids import canonical_json, content_id
+from schemas.states import State
+from schemas.tables import TABLES
+
+MAX_CHARS = 200_000_000  # of one document: arrays over its characters take up to 20 bytes for each
+_BATCH_LINES = 50_000
+_LONG_DETAIL = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Row groups of a part of `documents`. `name` ends its parts' names."""
+
+    name: str
+    file: str
+    groups: tuple[int, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs beside the shard; picklable. `rules`: the recipe's, as JSON. `tokenizer`: counts cleaned
+    documents, with the folder that its reference is relative to."""
+
+    root: Path
+    stage: str
+    rules: str
+    tokenizer: tuple[str, Path] | None
+
+
+@dataclass(slots=True)
+class Judged:
+    """What became of one document. `text`: what the cleaners made of it, if anything."""
+
+    judgements: list[Judgement] = field(default_factory=list)
+    state: State = State.OK
+    reason: str = ""
+    detail: str = ""
+    text: str | None = None
+
+
+def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
+    """Writes the shard's parts of document_judgements, documents (cleaned ones) and row_states. Returns them as JSON
+    (`parts`), and how many documents ended in which state (`states`)."""
+    rules = _rules(job.rules)
+    count = _counter(*job.tokenizer) if job.tokenizer is not None else None
+    states: Counter[str] = Counter()
+    name = f"{job.stage}-{shard.name}"
+    with (
+        TableWriter(job.root, "document_judgements", name) as judgements,
+        TableWriter(job.root, "documents", name) as cleaned,
+        TableWriter(job.root, "row_states", name) as lines,
+    ):
+        columns = _Columns()
+        for row in _documents(job.root, shard):
+            judged = judge(row["text"], row["source"], row["language"], rules)
+            columns.add(row["document_id"], judged.judgements)
+            if len(columns) >= _BATCH_LINES:
+                judgements.write_table(columns.take())
+            if judged.text is not None:
+                cleaned.write(_cleaned(row, judged.text, count))
+            lines.write(
+                {"row_id": row["document_id"], "stage": job.stage, "state": judged.state.value,
+                 "reason": judged.reason, "detail": judged.detail[:_LONG_DETAIL]}
+            )  # fmt: skip
+            states[judged.state.value] += 1
+        judgements.write_table(columns.take())
+    parts = [asdict(part) for part in (*judgements.parts, *cleaned.parts, *lines.parts)]
+    return {"parts": parts, "states": dict(sorted(states.items()))}
+
+
+def judge(text: str, source: str, language: str, rules: list["Loaded"]) -> Judged:
+    """All rules, whatever the first of them says: judgements are there to be asked later. The first that says no is
+    the reason."""
+    result = Judged()
+    if len(text) > MAX_CHARS:
+        result.state, result.reason = State.OVER_BUDGET, "document_too_long"
+        result.detail = f"{len(text)} characters, at most {MAX_CHARS} are judged"
+        return result
+    document = Text(text, source, language)
+    try:
+        for one in rules:
+            if one.applies(source) and not one.cleans:
+                _record(one.rule.judge(document), result)
+        if result.state is State.OK:
+            _clean(document, rules, result)
+    except Exception as error:  # a document that breaks a rule must not take the corpus along
+        result.state, result.reason, result.detail = State.FAILED, "rule_broke", f"{type(error).__name__}: {error}"
+        result.text = None
+    return result
+
+
+def _clean(document: Text, rules: list["Loaded"], result: Judged) -> None:
+    now = document
+    for one in rules:
+        if one.applies(document.source) and one.cleans and result.state is State.OK:
+            text, found = one.rule.clean(now)
+            _record(found, result)
+            if text != now.text:
+                now = Text(text, document.source, document.language)
+    if result.state is State.OK and now.text != document.text:
+        if now.text.strip():
+            result.text = now.text
+        else:
+            result.state, result.reason = State.FILTERED, "nothing_left"
+
+
+def _record(found: list[Judgement], result: Judged) -> None:
+    result.judgements += found
+    for one in found:
+        if not one.keep and result.state is State.OK:
+            result.state, result.reason, result.detail = State.FILTERED, one.rule, f"{one.reason}: {one.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A rule with the sources it judges. `cleans`: it is a Cleaner."""
+
+    rule: Any
+    sources: frozenset[str] | None
+    cleans: bool
+
+    def applies(self, source: str) -> bool:
+        return self.sources is None or source in self.sources
+
+
+@lru_cache(2)
+def _rules(rules: str) -> list[Loaded]:
+    loaded = []
+    for config in json.loads(rules):
+        rule = load_rule(config)
+        sources = config.get("sources")
+        loaded.append(Loaded(rule, None if sources is None else frozenset(sources), hasattr(rule, "clean")))
+    return loaded
+
+
+@lru_cache(2)
+def _counter(reference: str, base_dir: Path) -> Callable[[str], int]:
+    return load_tokenizer(reference, base_dir).count
+
+
+def _documents(root: Path, shard: Shard) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(root / shard.file)
+    for group in shard.groups:
+        yield from file.read_row_group(group).to_pylist()
+
+
+def _cleaned(row: dict[str, Any], text: str, count: Callable[[str], int] | None) -> dict[str, Any]:
+    """A changed text is a new document, and names the one it was."""
+    metadata = {**json.loads(row["metadata"]), "cleaned_from": row["document_id"]}
+    return {
+        **row, "document_id": content_id("doc", text), "text": text, "chars": len(text),
+        "tokens": None if count is None else count(text), "metadata": canonical_json(metadata),
+    }  # fmt: skip
+
+
+class _Columns:
+    """Judgements on their way to a table: short texts give a hundred lines each, too many for dictionaries."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._judgements: list[Judgement] = []
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, document_id: str, judgements: list[Judgement]) -> None:
+        self._ids += [document_id] * len(judgements)
+        self._judgements += judgements
+
+    def take(self) -> pa.Table:
+        found, ids = self._judgements, self._ids
+        self._ids, self._judgements = [], []
+        values = [one.value if math.isfinite(one.value) else None for one in found]
+        return pa.table(
+            [ids, [one.rule for one in found], values, [one.keep for one in found], [one.reason for one in found]],
+            schema=TABLES["document_judgements"],
+        )
