@@ -14,7 +14,7 @@ from schemas.errors import UserError
 from tests.scorers.models import write
 from tests.scorers.test_conversation import row
 
-OPTIONS = {"layer": 1, "threshold": 0.3}
+OPTIONS = {"layer": 1, "threshold": 0.3, "windows": None}
 CHAT = [
     ("system", "Be brief."), ("user", "The fox is red.\nThe owl is grey.\n\nWhat is red?"), ("assistant", "The fox."),
     ("user", "And the owl?"), ("assistant", "It is grey."),
