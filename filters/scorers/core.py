@@ -90,8 +90,8 @@ class ScorerCore:
         return layer % self.layers
 
     def read(self, samples: Sequence[Tokens], view: View | None = None, logps: bool = True) -> list[Reading | Reject]:
-        """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window or, even
-        alone, the memory (both over_budget), or whose numbers are not finite. `view`: measure each sample's look.
+        """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window or,
+        even alone, the memory (both over_budget), or whose numbers are not finite. `view`: measure each sample's look.
         Without `logps` the pass ends at the last layer that is looked at."""
         assert logps or view is not None
         results: dict[int, Reading | Reject] = {}
