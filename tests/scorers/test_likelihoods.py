@@ -89,7 +89,10 @@ def direct(folder, sample, keep_document=True):
 
 
 def test_loss_drop_is_what_the_document_saves(finished, models):
-    scored = lines(finished, "SELECT l.*, s.* FROM scores_loss_drop l JOIN samples s ON s.sample_id = l.row_id")
+    scored = lines(
+        finished,
+        "SELECT l.*, s.messages, s.document_ids, s.details FROM scores_loss_drop l JOIN samples s ON s.sample_id = l.row_id",
+    )
     assert len(scored) == 4 and len({line["loss_drop"] for line in scored}) == 4
     for line in scored:
         whole, count = direct(models["first"], line)
@@ -105,7 +108,10 @@ def test_loss_drop_is_what_the_document_saves(finished, models):
 
 
 def test_likelihood_reads_each_model_by_its_own_tokenizer_and_template(finished, models):
-    scored = lines(finished, "SELECT l.*, s.* FROM scores_likelihood l JOIN samples s ON s.sample_id = l.row_id")
+    scored = lines(
+        finished,
+        "SELECT l.*, s.messages, s.document_ids, s.details FROM scores_likelihood l JOIN samples s ON s.sample_id = l.row_id",
+    )
     assert len(scored) == 4
     for line in scored:
         expected = [direct(models[name], line) for name in ("first", "second")]
@@ -126,8 +132,8 @@ def read(folder, sample, template=CHATML, most=None, **options):
 
 def test_end_tokens_are_left_out(models):
     """What the template ends the answer with changes neither its number nor its length."""
-    end = "<|im_end|>"
-    other = CHATML.replace(end, "{% if message['role'] == 'assistant' %} Over and out.{% else %}" + end + "{% endif %}")
+    ends = "{{ ' Over and out.' if message['role'] == 'assistant' else '<|im_end|>' }}"
+    other = CHATML.replace("<|im_end|>", ends)
     one, same = (read(models["first"], row(*CHAT), template) for template in (CHATML, other))
     assert one == same and one["n_resp"] == len("Because.")
 

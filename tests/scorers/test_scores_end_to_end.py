@@ -243,6 +243,25 @@ def test_rows_that_have_only_one_of_two_numbers_are_counted_and_have_no_score(tm
     assert rows(workspace, "SELECT count(*) FROM scores_gateau") == [(1,)]
 
 
+def test_a_document_beyond_the_window_is_scored_in_windows(tmp_path, models):
+    small = {"long": write(tmp_path / "long", max_position_embeddings=1100)}
+    engines = {
+        "long": {"type": "transformers", "model": str(small["long"]), "dtype": "float32"},
+        "writer": {"type": "auto", "model": "scripted", "max_model_len": 32768},
+    }
+    items = [*support.texts(1), *support.texts(1, 300)]
+    documents = [{"name": "texts", "type": "inline", "licence": "CC0-1.0", "items": items}]
+    generate = [{"method": "long_qa", "engine": "writer", "document_tokens": {"min": 10}}]
+    scores = [{**SCORES[0], "windows": "mean"}]
+    path = recipe(tmp_path, small, scores, documents=documents, generate=generate, engines=engines)
+    workspace = Workspace(tmp_path / "workspace")
+    run(path, workspace)
+    found = rows(
+        workspace, "SELECT n_windows, windows, n_doc_tok > 1100 FROM scores_context_dependency ORDER BY n_windows"
+    )
+    assert found[0] == (1, None, False) and found[1][0] > 1 and found[1][1:] == ("mean", True)
+
+
 def test_a_surrogate_is_marked(tmp_path, models):
     scores = [{"scorer": "hmg", "engine": "long", "window": 60, "min_response_tokens": 1}]
     path, workspace = recipe(tmp_path, models, scores, texts=2), Workspace(tmp_path / "workspace")
@@ -319,7 +338,7 @@ def test_the_recipe_to_start_from_runs(tmp_path, models):
     run(path, workspace)
     made = rows(workspace, "SELECT count(*) FROM samples")[0][0]
     assert made > 0
-    for table in TABLE.values():
+    for table in (*TABLE.values(), "scores_loss_drop", "scores_likelihood"):
         assert rows(workspace, f"SELECT count(DISTINCT row_id) FROM {table}") == [(made,)]
     assert rows(workspace, "SELECT DISTINCT surrogate FROM scores_hmg") == [(True,)]
 
