@@ -70,6 +70,11 @@ def lines(workspace, sql):
     return [dict(zip(names, one, strict=True)) for one in found]
 
 
+def with_samples(workspace, table):
+    columns = "l.*, s.messages, s.document_ids, s.details"
+    return lines(workspace, f"SELECT {columns} FROM {table} l JOIN samples s ON s.sample_id = l.row_id")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, models):
     root = tmp_path_factory.mktemp("finished")
@@ -89,10 +94,7 @@ def direct(folder, sample, keep_document=True):
 
 
 def test_loss_drop_is_what_the_document_saves(finished, models):
-    scored = lines(
-        finished,
-        "SELECT l.*, s.messages, s.document_ids, s.details FROM scores_loss_drop l JOIN samples s ON s.sample_id = l.row_id",
-    )
+    scored = with_samples(finished, "scores_loss_drop")
     assert len(scored) == 4 and len({line["loss_drop"] for line in scored}) == 4
     for line in scored:
         whole, count = direct(models["first"], line)
@@ -108,10 +110,7 @@ def test_loss_drop_is_what_the_document_saves(finished, models):
 
 
 def test_likelihood_reads_each_model_by_its_own_tokenizer_and_template(finished, models):
-    scored = lines(
-        finished,
-        "SELECT l.*, s.messages, s.document_ids, s.details FROM scores_likelihood l JOIN samples s ON s.sample_id = l.row_id",
-    )
+    scored = with_samples(finished, "scores_likelihood")
     assert len(scored) == 4
     for line in scored:
         expected = [direct(models[name], line) for name in ("first", "second")]
