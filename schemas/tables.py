@@ -66,9 +66,10 @@ for _name, _columns in {
         **{f"cd_{part}{form}": _F for part in ("doc", "question", "system", "own") for form in ("", "_lift")},
         "cd_layer": _I, "cd_probe": _S, "cd_heads": _I, "n_user_tok": _I, "n_resp_tok": _I,
         **{f"n_{part}_tok": _I for part in ("doc", "question", "system", "own")},
-        "truncated": _B, "cd_flag": _B, "threshold": _F, "split": _S, "scorer_version": _S,
+        "truncated": _B, "n_windows": _I, "windows": _S, "cd_flag": _B, "threshold": _F, "split": _S,
+        "scorer_version": _S,
     },
-    # What hmg is made of: one line for each sample and model.
+    # What hmg, loss_drop and likelihood are made of: one line for each sample and reading.
     "readings_nll": {
         "n_ctx": _I, "n_read": _I, "n_resp": _I, "nll": _F, "truncated": _B, "model": _S, "scorer_version": _S,
     },
@@ -76,6 +77,14 @@ for _name, _columns in {
         "hmg": _F, "hmg_raw": _F, "nll_short": _F, "nll_long": _F, "ppl_short": _F, "ppl_long": _F, "n_ctx": _I,
         "n_ctx_short": _I, "n_resp": _I, "norm": _S, "pool_id": _S, "model_short": _S, "model_long": _S,
         "surrogate": _B, "truncated": _B, "scorer_version": _S,
+    },
+    "scores_loss_drop": {
+        "loss_drop": _F, "nll_with": _F, "nll_without": _F, "n_ctx": _I, "n_read": _I, "n_resp": _I, "model": _S,
+        "truncated": _B, "scorer_version": _S,
+    },
+    # The lists have an element for each model, in the order of the recipe.
+    "scores_likelihood": {
+        "mean_logp": _F, "logps": _FS, "models": STRINGS, "n_resp": pa.list_(_I), "truncated": _B, "scorer_version": _S,
     },
     "scores_cam": {
         "cam": _F, "cas": _F, "n_ctx": _I, "n_resp": _I, "seg_len": _I, "n_seg": _I, "n_scored": _I, "seg_nll": _FS,
