@@ -1,32 +1,34 @@
-"""Scores of a whole pool, made from the numbers of score stages: HMG from two readings, GATEAU from HMG and CAM.
+"""Scores of a whole pool, made from the numbers of score stages: HMG from two readings, GATEAU from HMG and CAM, far
+attention from its readings.
 
 Each is a stage of one unit that is done anew when anything before it has changed. The pool is all rows that have the
 numbers; `pool_id` names it by its rows.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from filters.scorers.pool import hmg, mixture, perplexity, ranks
+from filters.scorers.pool import hmg, mixture, perplexity, ranks, standardised
 from pipelines.code_version import code_version
 from pipelines.manifest import UnitRecord
 from pipelines.shards import Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import content_id, digest
-from schemas.scores import Gateau, Hmg
+from schemas.scores import FarAttention, Gateau, Hmg
 from schemas.states import State
 
+_DU_WEIGHT = 0.5  # LongAttn's; with 1 its models lost 1.3 points of NIAH-32K
 Numbers = dict[str, dict[str, Any]]  # row id -> columns
 
 
 class PoolStage(Stage):
-    """`inputs`: two stages and the tables of theirs that are joined; `table`: what is written."""
+    """`inputs`: stages and the tables of theirs that are joined; `table`: what is written."""
 
-    inputs: tuple[tuple[str, str], tuple[str, str]]
+    inputs: tuple[tuple[str, str], ...]
     table: str
 
     @abstractmethod
@@ -34,8 +36,8 @@ class PoolStage(Stage):
         """What of the recipe changes the numbers."""
 
     @abstractmethod
-    def lines(self, first: Numbers, second: Numbers, rows: list[str]) -> Iterable[Row]:
-        """The table's columns beside row_id, stage, pool_id and scorer_version, for each of `rows`: those in both."""
+    def lines(self, found: Sequence[Numbers], rows: list[str]) -> Iterable[Row]:
+        """The table's columns beside row_id, stage, pool_id and scorer_version, for each of `rows`: those in all."""
 
     def _code(self) -> str:
         return code_version("filters/scorers/pool.py", "pipelines/score_pool.py")
@@ -49,16 +51,14 @@ class PoolStage(Stage):
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         root, name = context.workspace.root, f"{self.name}-{unit.key}"
-        first, second = (self._read(stage, table, context) for stage, table in self.inputs)
-        rows = sorted(first.keys() & second.keys())
+        found = [self._read(stage, table, context) for stage, table in self.inputs]
+        rows = sorted(set.intersection(*map(set, found)))
         common = {"stage": self.name, "pool_id": content_id("pool", rows), "scorer_version": self._code()}
-        lines = (
-            {**common, "row_id": one, **line} for one, line in zip(rows, self.lines(first, second, rows), strict=True)
-        )
-        alone = sorted(first.keys() ^ second.keys())
+        lines = ({**line, **common, "row_id": one} for one, line in zip(rows, self.lines(found, rows), strict=True))
+        alone = sorted(set.union(*map(set, found)).difference(rows))
         states = [{"row_id": one, "state": State.OK.value, "reason": "", "detail": ""} for one in rows]
         for one in alone:  # why the other number is missing says the other stage
-            missing = self.inputs[1 if one in first else 0][0]
+            missing = next(stage for (stage, _), has in zip(self.inputs, found, strict=True) if one not in has)
             states.append(
                 {"row_id": one, "state": State.FILTERED.value, "reason": "half_missing", "detail": f"not in {missing}"}
             )
@@ -89,7 +89,8 @@ class HmgStage(PoolStage):
     def options(self) -> dict[str, Any]:
         return {"norm": self.config.norm, "clip": self.config.clip, "window": self.config.window}
 
-    def lines(self, first: Numbers, second: Numbers, rows: list[str]) -> Iterable[Row]:
+    def lines(self, found: Sequence[Numbers], rows: list[str]) -> Iterable[Row]:
+        first, second = found
         pairs = [(first[one], second[one]) for one in rows]
         of_short, of_long = ([pair[side]["nll"] for pair in pairs] for side in (0, 1))
         scores = hmg(of_short, of_long, self.config.norm, self.config.clip)
@@ -115,7 +116,8 @@ class GateauStage(PoolStage):
     def options(self) -> dict[str, Any]:
         return {"alpha": self.config.alpha}
 
-    def lines(self, first: Numbers, second: Numbers, rows: list[str]) -> Iterable[Row]:
+    def lines(self, found: Sequence[Numbers], rows: list[str]) -> Iterable[Row]:
+        first, second = found
         guidance, awareness = [first[one]["hmg"] for one in rows], [second[one]["cam"] for one in rows]
         parts = ranks(guidance), ranks(awareness)
         scores = mixture(*parts, self.config.alpha)
@@ -126,3 +128,22 @@ class GateauStage(PoolStage):
                 "score": score, "rank": rank[place], "hmg": guidance[place], "cam": awareness[place],
                 "hmg_rank": parts[0][place], "cam_rank": parts[1][place], "alpha": self.config.alpha,
             }  # fmt: skip
+
+
+class FarAttentionStage(PoolStage):
+    """LDS of LongAttn: z-score of DS plus half the z-score of DU, as in the paper (its code scales by min and max)."""
+
+    table = "scores_far_attention"
+
+    def __init__(self, config: FarAttention) -> None:
+        self.name = f"score.{config.name}"
+        self.inputs = ((f"{self.name}.windows", "readings_far_attention"),)
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def lines(self, found: Sequence[Numbers], rows: list[str]) -> Iterable[Row]:
+        (readings,) = found
+        strengths, evenness = (standardised([readings[one][column] for one in rows]) for column in ("ds", "du"))
+        for one, ds, du in zip(rows, strengths, evenness, strict=True):
+            yield {**readings[one], "score": ds + _DU_WEIGHT * du}
