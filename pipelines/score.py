@@ -58,6 +58,7 @@ class ScoreStage(Stage):
         if reading.seeded:
             reading = replace(reading, options={**reading.options, "seed": engines.recipe.seed})
         self.config, self.reading, self.engines, self._makers = config, reading, engines, makers
+        self.name = ".".join(filter(None, ["score", config.name, reading.suffix]))
         # Which rows: those with one of these in this column.
         if isinstance(config, DocumentScorer):
             self._column, self._only = "source", config.sources

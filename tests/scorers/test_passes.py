@@ -51,6 +51,9 @@ def test_every_pass_has_a_scorer_and_a_table():
         {"scorer": "context_dependency"},
         {"scorer": "hmg", "window": 9},
         {"scorer": "cam"},
+        {"scorer": "long_range"},
+        {"scorer": "far_attention"},
+        {"scorer": "coherence_gain"},
     ]
     made = [one for entry in entries for one in passes(**entry)]
     assert {one.scorer for one in made} == set(SCORERS)
