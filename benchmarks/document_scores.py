@@ -2,9 +2,9 @@
 
 python -m benchmarks.document_scores FILE.jsonl... [--documents 12]
 
-From each file (JSON lines with `text` or `document`), 2,048 tokens from within each of some documents; the same with their chunks
-of 128 tokens shuffled; and pieces of 256 tokens of eight other documents of the file, joined. Every scorer reads all of them
-with SmolLM2-135M. AUC: how often a real text scores above another (1: always, 0.5: as chance would have it).
+From each file (JSON lines with `text` or `document`), 2,048 tokens from within each of some documents; the same with
+their chunks of 128 tokens shuffled; and pieces of 256 tokens of eight other documents of the file, joined. Every scorer
+reads all of them with SmolLM2-135M. AUC: how often a real text scores above another (1: always, 0.5: by chance).
 """
 
 import argparse
@@ -77,8 +77,16 @@ def report(name: str, file: str, found: dict[str, list[float]], seconds: float) 
     means = " | ".join(f"{sum(found[kind]) / len(found[kind]):.3f}" for kind in KINDS)
     above = [auc(found["real"], found[kind]) for kind in KINDS[1:]]
     own = sum(a > b for a, b in zip(found["real"], found["shuffled"], strict=True))
-    print(f"| {name} | {file} | {means} | {above[0]:.2f} | {own} of {len(found['real'])} | {above[1]:.2f} | {seconds:.1f} |",
-          flush=True)  # fmt: skip
+    cells = [
+        name,
+        file,
+        means,
+        f"{above[0]:.2f}",
+        f"{own} of {len(found['real'])}",
+        f"{above[1]:.2f}",
+        f"{seconds:.1f}",
+    ]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def scored(scorer: Any, texts: list[dict[str, list[int]]], watch: Callable[[], float]) -> tuple[dict[str, Any], float]:
