@@ -5,8 +5,8 @@ or more: DS is its mean over all rows, DU is minus its variance over them. Rows 
 and count with 0, so DS and DU depend on L: documents shorter than a window have no number. A document's DS and DU are
 means over its windows; what is made of them in a pool is in pipelines/score_pool.py.
 
-The first position is a key as any other (as published). Models that rest their attention there have a high DS in
-all documents; the first layers do so least.
+The first position is a key as any other. Models rest attention there whatever it says (SmolLM2-135M: at most a tenth
+below layer 12, a quarter to a half from there on), which is in every DS of a higher layer.
 """
 
 from typing import Any, ClassVar
