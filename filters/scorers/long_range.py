@@ -18,18 +18,16 @@ what mere style, boilerplate or a list looks like. What the formulas leave open,
   number of tokens in all documents, and short ones cannot reach the score of long ones.
 * Softmax is taken over gains in perplexity, as published. Texts of low perplexity (code, lists) therefore have flat
   rows and low scores: compare within a source.
-* Published pairs are drawn from all alike, about 2 a row with 500 pairs and 256 chunks, and a row with a single pair
-  counts as fully specific; the entropy of so few numbers says nothing. Here pairs are drawn in rows of 16
-  (`draw_pairs`), rows as often as they have pairs; a row that is left with a single pair has specificity 0. Scores of
-  the two ways cannot be compared.
+* Pairs are drawn from all alike, which gives rows of about 2 with 500 pairs and 256 chunks: a row's specificity is
+  rough, and that of a row with a single pair is 1, as published. Only the sum of many rows means something. (Fewer rows
+  with more pairs each told real texts from joined ones no better, see benchmarks/README.md.)
 * Of a document longer than the window the published code draws chunks from everywhere and closes the gaps; here the
   window is its beginning, without gaps.
 * Fewer possible pairs than `pairs`: `too_short` (published: 0, as if nothing depended on anything).
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -39,7 +37,6 @@ from filters.scorers.pool import perplexity, softmax
 from schemas.ids import derive_seed
 
 STRENGTH = 0.1  # a pair counts above it
-ROW = 16  # pairs of a row that are drawn together
 
 Pair = tuple[int, int]  # (i, j): chunk i after the earlier chunk j
 
@@ -79,26 +76,18 @@ def _perplexity(reading: Reading) -> float:
 
 
 def draw_pairs(chunks: int, count: int, seed: int) -> list[Pair]:
-    """`count` different pairs. Rows come in an order in which those with many pairs tend to be early (each is drawn
-    with a chance in proportion to its pairs), ROW pairs of each; when all have had their turn, ROW more."""
-    dice = Random(seed)
-    order = sorted(range(1, chunks), key=lambda i: dice.random() ** (1 / i), reverse=True)
-    earlier: dict[int, list[int]] = {}
-
-    def pairs() -> Iterator[Pair]:
-        for turn in range(0, chunks, ROW):
-            for i in order:
-                if i not in earlier:
-                    earlier[i] = dice.sample(range(i), i)
-                yield from ((i, j) for j in earlier[i][turn : turn + ROW])
-
-    return list(islice(pairs(), count))
+    """`count` different pairs, all equally likely. They are numbered row by row: (1, 0), (2, 0), (2, 1), (3, 0) ..."""
+    pairs = []
+    for number in Random(seed).sample(range(chunks * (chunks - 1) // 2), count):
+        i = (1 + math.isqrt(8 * number + 1)) // 2
+        pairs.append((i, number - i * (i - 1) // 2))
+    return pairs
 
 
 def specificity(gains: Sequence[float]) -> float:
-    """1: one of them stands out; 0: all are alike, or there is nothing to compare."""
-    if len(gains) < 2:
-        return 0.0
+    """1: one of them stands out, or is the only one; 0: all are alike."""
+    if len(gains) == 1:
+        return 1.0
     entropy = -math.fsum(share * math.log(share) for share in softmax(gains) if share > 0)
     return min(1.0, max(0.0, 1 - entropy / math.log(len(gains))))
 
