@@ -5,7 +5,7 @@ Each pass of a recipe's score entries is a stage. What is made of all rows toget
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
+from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, UnitRecord
 from pipelines.score_pool import GateauStage, pool_stages
 from pipelines.scorer_process import ScorerConfig
@@ -23,18 +24,21 @@ from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import Gateau, ModelScorer, Pass, RefLogps, ScoreConfig, Scorer
+from schemas.scores import DocumentScorer, Gateau, ModelScorer, OneModel, Pass, RefLogps, ScoreConfig
 from schemas.states import OUT_OF_MEMORY, State
 from schemas.tables import TABLES
 
 # Settings that decide which rows, or when and where they are computed, not what comes out.
-_NO_RESULT = ("limit", "methods", "batch_tokens", "shard_rows")
-_ID = {"samples": "sample_id", "preferences": "preference_id"}
+_NO_RESULT = ("limit", "methods", "sources", "batch_tokens", "shard_rows")
+_ID = {"samples": "sample_id", "preferences": "preference_id", "documents": "document_id"}
 # The files of filters/scorers beside a scorer's own that decide what it finds.
 _CODE = ("core.py", "attention.py", "conversation.py")
 _MORE_CODE = {
     "ref_logps": ("chat.py",),
     "cam": ("context_dependency.py", "response_nll.py", "pool.py"),
+    "long_range": ("documents.py", "pool.py"),
+    "far_attention": ("documents.py",),
+    "coherence_gain": ("documents.py",),
 }
 
 
@@ -51,8 +55,15 @@ class ScoreStage(Stage):
     so that a part which is made anew costs only its own scores. A row that was made twice is scored once."""
 
     def __init__(self, config: ModelScorer, reading: Pass, makers: list[str], engines: EnginePool) -> None:
+        if reading.seeded:
+            reading = replace(reading, options={**reading.options, "seed": engines.recipe.seed})
         self.config, self.reading, self.engines, self._makers = config, reading, engines, makers
         self.name = ".".join(filter(None, ["score", config.name, reading.suffix]))
+        # Which rows: those with one of these in this column.
+        if isinstance(config, DocumentScorer):
+            self._column, self._only = "source", config.sources
+        else:
+            self._column, self._only = "method", config.methods
 
     @cached_property  # it reads the whole folder
     def _model(self) -> ResolvedModel:
@@ -92,7 +103,7 @@ class ScoreStage(Stage):
         return {
             "scorer": self.reading.scorer,
             "options": self.reading.options,
-            "methods": None if self.config.methods is None else list(self.config.methods),
+            f"{self._column}s": None if self._only is None else list(self._only),
             "batch_tokens": self.config.batch_tokens,
             "shard_rows": self.config.shard_rows,
             "limit": context.limit,
@@ -141,12 +152,12 @@ class ScoreStage(Stage):
 
     def _wanted(self, file: Path) -> Iterator[str]:
         """Ids of the rows to score; of preferences, those with a short prompt. Of the prompts only roles are read."""
-        columns = [_ID[self.reading.rows], "method"]
+        columns = [_ID[self.reading.rows], self._column]
         if self.reading.rows == "preferences":
             columns.append("short_prompt.list.element.role")
         table = pq.ParquetFile(file).read(columns)
-        for row_id, method, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if all(roles) and (self.config.methods is None or method in self.config.methods):
+        for row_id, kind, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if all(roles) and (self._only is None or kind in self._only):
                 yield row_id
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
@@ -181,7 +192,7 @@ def scored_model(config: ModelScorer, engines: EnginePool, engine: str) -> Resol
     """The weights that a score entry reads as this engine: the engine's, or those it names for a server."""
     found = engines.configs[engine]
     if isinstance(found, OpenAIEngine):
-        assert isinstance(config, Scorer) and config.model is not None, "the recipe was checked"
+        assert isinstance(config, OneModel) and config.model is not None, "the recipe was checked"
         return resolve_model(config.model, engines.base_dir)
     return resolve_model(found.model, engines.base_dir, found.revision)
 
@@ -193,6 +204,7 @@ def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: E
         if isinstance(config, Gateau):
             stages.append(GateauStage(config))
             continue
-        stages += [ScoreStage(config, reading, makers, engines) for reading in config.passes()]
+        read_from = [IngestStage.name] if isinstance(config, DocumentScorer) else makers
+        stages += [ScoreStage(config, reading, read_from, engines) for reading in config.passes()]
         stages += pool_stages(config)
     return stages

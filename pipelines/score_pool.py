@@ -1,5 +1,5 @@
 """Scores made from what several score stages read: HMG and loss drop from two readings, likelihood from one of each
-model, GATEAU from HMG and CAM.
+model, GATEAU from HMG and CAM, far attention from its readings.
 
 Each is a stage of one unit that is done anew when anything before it has changed. The pool is all rows that have the
 numbers; `pool_id` names it by its rows.
@@ -13,15 +13,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from filters.scorers.pool import hmg, mixture, perplexity, ranks
+from filters.scorers.pool import hmg, mixture, perplexity, ranks, standardised
 from pipelines.code_version import code_version
 from pipelines.manifest import UnitRecord
 from pipelines.shards import Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import content_id, digest
-from schemas.scores import Gateau, Hmg, Likelihood, LossDrop, ModelScorer
+from schemas.scores import FarAttention, Gateau, Hmg, Likelihood, LossDrop, ModelScorer
 from schemas.states import State
 
+_DU_WEIGHT = 0.5  # LongAttn's; with 1 its models lost 1.3 points of NIAH-32K
 Numbers = dict[str, dict[str, Any]]  # row id -> columns
 
 
@@ -56,7 +57,7 @@ class PoolStage(Stage):
         held = [numbers.keys() for numbers in read]
         rows = sorted(set.intersection(*map(set, held)))
         common = {"stage": self.name, "pool_id": content_id("pool", rows), "scorer_version": self._code()}
-        lines = ({**common, "row_id": one, **line} for one, line in zip(rows, self.lines(read, rows), strict=True))
+        lines = ({**line, **common, "row_id": one} for one, line in zip(rows, self.lines(read, rows), strict=True))
         alone = sorted(set().union(*held).difference(rows))
         states = [{"row_id": one, "state": State.OK.value, "reason": "", "detail": ""} for one in rows]
         for one in alone:  # why a number is missing says its stage
@@ -172,10 +173,31 @@ class GateauStage(PoolStage):
             }  # fmt: skip
 
 
+class FarAttentionStage(PoolStage):
+    """LDS of LongAttn: z-score of DS plus half the z-score of DU, as in the paper (its code scales by min and max)."""
+
+    table = "scores_far_attention"
+
+    def __init__(self, config: FarAttention) -> None:
+        self.name = f"score.{config.name}"
+        self.inputs = ((f"{self.name}.windows", "readings_far_attention"),)
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def lines(self, read: Sequence[Numbers], rows: list[str]) -> Iterable[Row]:
+        (readings,) = read
+        strengths, evenness = (standardised([readings[one][column] for one in rows]) for column in ("ds", "du"))
+        for one, ds, du in zip(rows, strengths, evenness, strict=True):
+            yield {**readings[one], "score": ds + _DU_WEIGHT * du}
+
+
 def pool_stages(config: ModelScorer) -> list[PoolStage]:
     """The stage that makes a score of what the passes of an entry read, where they do not write it themselves."""
     if isinstance(config, Hmg):
         return [HmgStage(config)]
     if isinstance(config, LossDrop):
         return [LossDropStage(config)]
+    if isinstance(config, FarAttention):
+        return [FarAttentionStage(config)]
     return [LikelihoodStage(config)] if isinstance(config, Likelihood) else []

