@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
+from pipelines.evidence import EvidenceStage
 from pipelines.manifest import Manifest, UnitRecord
 from pipelines.score_pool import GateauStage, HmgStage
 from pipelines.scorer_process import ScorerConfig
@@ -23,7 +24,7 @@ from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import Gateau, Hmg, ModelScorer, Pass, RefLogps, ScoreConfig
+from schemas.scores import Evidence, Gateau, Hmg, ModelScorer, Pass, RefLogps, ScoreConfig
 from schemas.states import State
 from schemas.tables import TABLES
 
@@ -192,6 +193,9 @@ def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: E
     for config in configs:
         if isinstance(config, Gateau):
             stages.append(GateauStage(config))
+            continue
+        if isinstance(config, Evidence):
+            stages.append(EvidenceStage(config, makers))
             continue
         stages += [ScoreStage(config, reading, makers, engines) for reading in config.passes()]
         if isinstance(config, Hmg):

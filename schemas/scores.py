@@ -146,5 +146,12 @@ class Gateau(Model):
     alpha: Share = 0.8
 
 
+class Evidence(Model):
+    """Where the evidence of a sample stands, how much of it there is, and how hard it is to find. Needs no model."""
+
+    scorer: Literal["evidence"]
+    name: Slug = "evidence"
+
+
 ModelScorer = RefLogps | ContextDependency | Hmg | Cam
-ScoreConfig = Annotated[ModelScorer | Gateau, Field(discriminator="scorer")]
+ScoreConfig = Annotated[ModelScorer | Gateau | Evidence, Field(discriminator="scorer")]
