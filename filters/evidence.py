@@ -5,6 +5,7 @@ Amounts are counted in words of `filters.matching` (each CJK character is one), 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from filters.bm25 import BM25
@@ -15,13 +16,13 @@ CHUNK = 800  # characters of a chunk that BM25 ranks, some 130 English words
 Spans = Sequence[tuple[int, int]]
 
 
-def evidence_columns(context: str, spans: Spans, question: str | None, documents: int) -> dict[str, Any]:
+def evidence_columns(context: str, spans: Spans, question: str | None, documents: int | None) -> dict[str, Any]:
     """The columns of scores_evidence. `spans`: characters [start, end) of the context that hold evidence, at least one;
     those that overlap or touch count as one. `documents`: how many hold evidence. ValueError for a span outside."""
     merged = merge(spans, len(context))
     evidence = [context[start:end] for start, end in merged]
     scope, first, last = len(_words(" ".join(evidence))), merged[0][0], merged[-1][1]
-    gaps = [after[0] - before[1] for before, after in zip(merged, merged[1:], strict=False)]
+    gaps = [after[0] - before[1] for before, after in pairwise(merged)]
     chunks = cut(context)
     return {
         "scope_tokens": scope,

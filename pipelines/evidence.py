@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ from filters.evidence import evidence_columns
 from filters.scorers.conversation import split_document
 from pipelines.code_version import code_version
 from pipelines.manifest import UnitRecord
+from pipelines.rows import Candidate, Draw, candidates, load
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import digest
@@ -35,12 +36,14 @@ def locate(prompt: str, document: str, start: int, end: int) -> Span | None:
 
 def measure(row: dict[str, Any], documents: dict[str, str]) -> dict[str, Any]:
     """The numbers of a row of the table samples. Evidence are the spans of `details.evidence` (characters of the first
-    user message) or of the column `evidence` (characters of documents). Raises Reject where there is none to measure."""
+    user message) or of the column `evidence` (characters of documents). Raises Reject where there is none."""
     prompt = next((one["content"] for one in row["messages"] if one["role"] == "user"), "")
     details = json.loads(row["details"] or "{}")
+    holders: int | None
     given = details.get("evidence") if isinstance(details, dict) else None
     if given:
-        spans, holders = [(int(start), int(end)) for start, end in given], 1
+        spans = [(int(start), int(end)) for start, end in given]
+        holders = None  # it is not told of which documents
     elif row["evidence"]:
         spans, held = [], set()
         for one in row["evidence"]:
@@ -55,7 +58,7 @@ def measure(row: dict[str, Any], documents: dict[str, str]) -> dict[str, Any]:
         raise Reject(State.FILTERED, "no_evidence")
     # What has evidence has a context, whether or not it was made from documents.
     _, _, end = split_document({**row, "document_ids": row["document_ids"] or ["context"]})
-    asked_after = 0 < end and all(span[1] <= end for span in spans)
+    asked_after = end > 0 and all(span[1] <= end for span in spans)
     context, question = (prompt[:end], prompt[end:]) if asked_after else (prompt, None)
     try:
         return evidence_columns(context, spans, question, holders)
@@ -92,9 +95,11 @@ class EvidenceStage(Stage):
         part, ids = unit.work
         lines: list[Row] = []
         states: list[Row] = []
+        held = candidates(context.workspace.root, context.upstream("ingest").parts("documents"), "document_id", None)
+        index = {one.row_id: one for one in held}
         for row in self._rows(part, ids, context):
             state = {"row_id": row["sample_id"], "stage": self.name, "state": "ok", "reason": "", "detail": ""}
-            documents = self._documents({one["document_id"] for one in row["evidence"] or ()}, context)
+            documents = self._documents(index, {one["document_id"] for one in row["evidence"] or ()}, context)
             try:
                 numbers = measure(row, documents)
                 lines.append(
@@ -118,14 +123,7 @@ class EvidenceStage(Stage):
                     wanted.remove(row["sample_id"])
                     yield row
 
-    def _documents(self, ids: Iterable[str], context: Context) -> dict[str, str]:
-        """Texts by id; row groups of other ids are skipped. One sample's documents are in memory."""
-        wanted = sorted(ids)
-        if not wanted:
-            return {}
-        found = {}
-        for part in context.upstream("ingest").parts("documents"):
-            only = [("document_id", "in", wanted)]
-            table = pq.read_table(context.workspace.root / part.file, columns=["document_id", "text"], filters=only)
-            found.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
-        return found
+    def _documents(self, index: dict[str, Candidate], ids: set[str], context: Context) -> dict[str, str]:
+        """Texts by id; of the documents that evidence names, those of one sample are in memory."""
+        draws = [Draw(index[one], 0) for one in sorted(ids & index.keys())]
+        return {draw.candidate.row_id: row["text"] for draw, row in load(context.workspace.root, draws, "document_id")}

@@ -82,7 +82,7 @@ for _name, _columns in {
         "seg_attn": _FS, "importance": _S, "direction": _S, "layers": pa.list_(_I), "model": _S, "truncated": _B,
         "scorer_version": _S,
     },
-    # Where in the prompt the evidence stands and how hard it is to find; no model. Lengths in words of filters/matching.
+    # Where in the prompt the evidence stands and how hard it is to find; no model. Words of filters/matching.
     "scores_evidence": {
         "scope_tokens": _I, "n_spans": _I, "scope_share": _F, "span_extent": _F, "mean_gap": _F, "n_documents": _I,
         "depth": _F, "bm25_rank": _I, "n_chunks": _I, "overlap": _F, "scorer_version": _S,
