@@ -62,15 +62,15 @@ def cut(text: str) -> list[tuple[int, int]]:
 
 
 def bm25_rank(context: str, chunks: Spans, evidence: Spans, question: str) -> int:
-    """The best rank of a chunk with evidence; 1 is easy. Chunks that share no word with the question come last, all at
-    the same rank."""
+    """The best rank of a chunk with evidence; 1 is easy. Where none of them shares a word with the question, the last:
+    the number of chunks."""
     holders = {
         number
         for number, (start, end) in enumerate(chunks)
         if any(start < evidence_end and evidence_start < end for evidence_start, evidence_end in evidence)
     }
     found = BM25([context[start:end] for start, end in chunks]).top(question, len(chunks))
-    return next((rank for rank, number in enumerate(found, 1) if number in holders), len(found) + 1)
+    return next((rank for rank, number in enumerate(found, 1) if number in holders), len(chunks))
 
 
 def overlap(question: str, evidence: str) -> float | None:
