@@ -236,7 +236,9 @@ def _named_query(name: str) -> str:
     page = Path(__file__).parent.parent / "docs" / "queries.md"
     if not page.is_file():
         raise UserError(f"{page}: is missing; named queries are part of a checkout")
-    known = dict(re.findall(r"^### (\S+)\n.*?^```sql\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S))
+    known: dict[str, str] = dict(
+        re.findall(r"^### (\S+)\n.*?^```sql\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    )
     if name not in known:
         raise UserError(f"{page}: no query {name!r}{suggestion(name, known)}; it has {', '.join(known)}")
     return known[name]

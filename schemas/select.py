@@ -18,7 +18,7 @@ class Top(Model):
     by: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]  # a score entry, ENTRY.COLUMN, or a column of the rows
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     count: Positive | None = None
-    per: Literal["source", "method", "language", "length"] | None = None  # length: powers of two of prompt_tokens
+    per: Literal["source", "method", "language", "length"] | None = None  # length: nearest power of two
     ascending: bool = False
 
     @model_validator(mode="after")

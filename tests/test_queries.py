@@ -67,7 +67,7 @@ def test_the_depth_histogram_counts_every_sample_and_chi_square_is_right(filled)
 def test_context_dependent_takes_the_highest_of_each_length(filled):
     lines = query(
         filled,
-        "SELECT floor(log2(prompt_tokens)), avg(cd_doc_lift), any_value(state) FROM scores_context_dependency c "
+        "SELECT round(log2(prompt_tokens)), avg(cd_doc_lift), any_value(state) FROM scores_context_dependency c "
         "JOIN row_states r ON r.row_id = c.row_id AND r.stage = 'select.dependent' "
         "JOIN samples s ON s.sample_id = c.row_id WHERE cd_doc_lift IS NOT NULL GROUP BY c.row_id, 1",
     )[1]

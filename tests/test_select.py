@@ -121,7 +121,7 @@ def test_selections_stand_side_by_side_and_every_sample_has_a_state_in_each(done
 def test_half_of_each_length_is_picked_and_rows_without_a_score_say_so(done):
     lines = ask(
         done,
-        "SELECT floor(log2(prompt_tokens)), r.state, r.reason, e.depth FROM row_states r "
+        "SELECT round(log2(prompt_tokens)), r.state, r.reason, e.depth FROM row_states r "
         "JOIN samples s ON s.sample_id = r.row_id LEFT JOIN scores_evidence e ON e.row_id = r.row_id "
         "WHERE r.stage = 'select.late'",
     )
