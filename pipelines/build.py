@@ -13,6 +13,7 @@ from pipelines.manifest import Manifest, load_manifest
 from pipelines.methods import generate_stages
 from pipelines.runs import RunRecord, new_run_id, recipe_hash
 from pipelines.score import score_stages
+from pipelines.select import select_stages
 from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
@@ -25,8 +26,13 @@ def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     generate = [stage for config in recipe.generate for stage in generate_stages(config, engines)]
     made = [stage.name for stage in generate]
     score = score_stages(recipe.score, made, engines)
-    upstream = [*made, *(stage.name for stage in score)]
-    return [IngestStage(), *generate, *score, *(ExportStage(config, upstream) for config in recipe.export)]
+    scored = [stage.name for stage in score]
+    select = select_stages(recipe, made, scored)
+    export = []
+    for config in recipe.export:
+        selection = [] if config.select is None else [f"select.{config.select}"]
+        export.append(ExportStage(config, [*made, *scored, *selection]))
+    return [IngestStage(), *generate, *score, *select, *export]
 
 
 PREVIEW = "preview"

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
+from pipelines.evidence import EvidenceStage
 from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, UnitRecord
 from pipelines.score_pool import GateauStage, pool_stages
@@ -24,7 +25,7 @@ from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import DocumentScorer, Gateau, ModelScorer, OneModel, Pass, RefLogps, ScoreConfig
+from schemas.scores import DocumentScorer, Evidence, Gateau, ModelScorer, OneModel, Pass, RefLogps, ScoreConfig
 from schemas.states import OUT_OF_MEMORY, State
 from schemas.tables import TABLES
 
@@ -203,6 +204,9 @@ def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: E
     for config in configs:
         if isinstance(config, Gateau):
             stages.append(GateauStage(config))
+            continue
+        if isinstance(config, Evidence):
+            stages.append(EvidenceStage(config, makers))
             continue
         read_from = [IngestStage.name] if isinstance(config, DocumentScorer) else makers
         stages += [ScoreStage(config, reading, read_from, engines) for reading in config.passes()]

@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import DocumentScorer, Gateau, ModelScorer, OneModel, RefLogps, ScoreConfig
+from schemas.scores import DocumentScorer, Evidence, Gateau, ModelScorer, OneModel, RefLogps, ScoreConfig
+from schemas.select import Select, place_of
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
@@ -35,6 +36,7 @@ class Export(Model):
         "documents",
     )
     methods: tuple[Slug, ...] | None = None  # default: all
+    select: Slug | None = None  # the name of a selection; default: all rows. Documents are not selected
     shard_size: Positive = 500_000_000  # bytes of Parquet, e.g. 500MB
     indicator: Indicator | None = None  # default: messages as they are
 
@@ -57,7 +59,7 @@ class Export(Model):
 
 
 class Recipe(Model):
-    """What to build. Stages run in this order: ingest, generate and score (each in turn), export."""
+    """What to build. Stages run in this order: ingest, generate, score, select (each in turn), export."""
 
     name: Slug
     description: str = ""
@@ -68,6 +70,7 @@ class Recipe(Model):
     engines: dict[Slug, EngineConfig] = {}
     generate: tuple[MethodConfig, ...] = ()
     score: tuple[ScoreConfig, ...] = ()
+    select: tuple[Select, ...] = ()
     export: tuple[Export, ...] = ()
 
     @model_validator(mode="after")
@@ -78,6 +81,7 @@ class Recipe(Model):
             ("source", [s.name for s in (*self.documents, *self.instructions)]),
             ("generate", [g.name for g in self.generate]),
             ("score", [s.name for s in self.score]),
+            ("select", [s.name for s in self.select]),
             ("export", [e.name for e in self.export]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -88,6 +92,8 @@ class Recipe(Model):
             self._check_sources(generator)
         for number, score in enumerate(self.score):
             self._check_score(score, self.score[:number])
+        for select in self.select:
+            self._check_select(select)
         methods = {generator.method for generator in self.generate}
         for export in self.export:
             for method in export.methods or ():
@@ -97,10 +103,36 @@ class Recipe(Model):
                         f"{suggestion(method, methods)}"
                     )
             self._check_indicator(export)
+            self._check_selection(export)
             if "longpo" in export.configs and "longpo" not in (export.methods or methods):
                 what = "'generate'" if export.methods is None else "its 'methods'"
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
+
+    def _check_select(self, select: Select) -> None:
+        if select.ranking is None:
+            return
+        try:
+            place_of(select.ranking.by, select.rows, {score.name: score.scorer for score in self.score})
+        except ValueError as error:
+            what, word, known = error.args
+            raise ValueError(f"select {select.name!r}: {what}{suggestion(word, known)}") from error
+
+    def _check_selection(self, export: Export) -> None:
+        if export.select is None:
+            return
+        known = {select.name: select.rows for select in self.select}
+        if export.select not in known:
+            close = suggestion(export.select, known)
+            raise ValueError(f"export {export.name!r}: no selection {export.select!r} under 'select'{close}")
+        kind = known[export.select]
+        config = {"samples": "sft", "preferences": "preference"}[kind]
+        other = sorted(set(export.configs) - {"documents", config})
+        if other or config not in export.configs:
+            raise ValueError(
+                f"export {export.name!r}: {export.select!r} selects {kind}, for the config {config!r}"
+                f"{f', not {other[0]!r}' if other else ''}"
+            )
 
     def _check_indicator(self, export: Export) -> None:
         if export.indicator is None:
@@ -149,6 +181,8 @@ class Recipe(Model):
                         f"score {score.name!r}: no entry {wanted!r} with the scorer {kind!r} before it"
                         f"{suggestion(wanted, known)}"
                     )
+            return
+        if isinstance(score, Evidence):
             return
         self._check_score_engines(score)
         if isinstance(score, DocumentScorer):

@@ -209,6 +209,13 @@ class Gateau(Model):
     alpha: Share = 0.8
 
 
+class Evidence(Model):
+    """Where the evidence of a sample stands, how much of it there is, and how hard it is to find. Needs no model."""
+
+    scorer: Literal["evidence"]
+    name: Slug = "evidence"
+
+
 class LongRange(DocumentScorer):
     """Do chunks of a document help to predict later ones (ProLong-score, arXiv 2405.17915)?"""
 
@@ -266,4 +273,4 @@ class CoherenceGain(DocumentScorer):
 ModelScorer = (
     RefLogps | ContextDependency | Hmg | LossDrop | Likelihood | Cam | LongRange | FarAttention | CoherenceGain
 )
-ScoreConfig = Annotated[ModelScorer | Gateau, Field(discriminator="scorer")]
+ScoreConfig = Annotated[ModelScorer | Gateau | Evidence, Field(discriminator="scorer")]

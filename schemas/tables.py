@@ -42,7 +42,7 @@ TABLES: dict[str, pa.Schema] = {
         prompt_tokens=_I, cached_tokens=_I, completion_tokens=_I, seconds=_F, response=_S, prompt=JSON, engine=_S,
     ),
     "row_states": _schema(row_id=_S, stage=_S, state=_S, reason=_S, detail=_S),
-    "selected": _schema(row_id=_S, rank=_I, score=_F),
+    "selected": _schema(row_id=_S, rank=_I, score=_F, stage=_S),
     "packs": _schema(
         pack_id=_S, input_ids=pa.list_(pa.int32()), labels=pa.list_(pa.int32()),
         position_ids=pa.list_(pa.int32()), seq_lengths=pa.list_(pa.int32()),
@@ -91,6 +91,11 @@ for _name, _columns in {
         "cam": _F, "cas": _F, "n_ctx": _I, "n_resp": _I, "seg_len": _I, "n_seg": _I, "n_scored": _I, "seg_nll": _FS,
         "seg_attn": _FS, "importance": _S, "direction": _S, "layers": pa.list_(_I), "model": _S, "truncated": _B,
         "scorer_version": _S,
+    },
+    # Where in the prompt the evidence stands and how hard it is to find; no model. Words of filters/matching.
+    "scores_evidence": {
+        "scope_tokens": _I, "n_spans": _I, "scope_share": _F, "span_extent": _F, "mean_gap": _F, "n_documents": _I,
+        "depth": _F, "bm25_rank": _I, "n_chunks": _I, "overlap": _F, "scorer_version": _S,
     },
     "scores_gateau": {
         "score": _F, "rank": _I, "hmg": _F, "cam": _F, "hmg_rank": _F, "cam_rank": _F, "alpha": _F, "pool_id": _S,
