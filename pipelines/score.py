@@ -23,7 +23,7 @@ from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import Gateau, Hmg, ModelScorer, Pass, RefLogps, ScoreConfig
+from schemas.scores import Gateau, Hmg, Judge, ModelScorer, Pass, RefLogps, ScoreConfig
 from schemas.states import State
 from schemas.tables import TABLES
 
@@ -188,10 +188,15 @@ def scored_model(config: ModelScorer, engines: EnginePool, engine: str) -> Resol
 
 def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: EnginePool) -> list[Stage]:
     """All stages of the recipe's `score` list, in the order they run."""
+    from pipelines.judge_stage import JudgeStage  # it stands on ScoreStage
+
     stages: list[Stage] = []
     for config in configs:
         if isinstance(config, Gateau):
             stages.append(GateauStage(config))
+            continue
+        if isinstance(config, Judge):
+            stages.append(JudgeStage(config, makers, engines))
             continue
         stages += [ScoreStage(config, reading, makers, engines) for reading in config.passes()]
         if isinstance(config, Hmg):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig
+from schemas.scores import Gateau, Judge, JudgeScorer, ModelScorer, RefLogps, ScoreConfig
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
@@ -150,7 +150,10 @@ class Recipe(Model):
                         f"{suggestion(wanted, known)}"
                     )
             return
-        self._check_score_engines(score)
+        if isinstance(score, Judge):
+            self._check_judge(score)
+        else:
+            self._check_score_engines(score)
         made = {generator.method for generator in self.generate}
         for method in score.methods or ():
             if method not in made:
@@ -160,6 +163,20 @@ class Recipe(Model):
                 )
         if isinstance(score, RefLogps):
             self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
+
+    def _check_judge(self, score: JudgeScorer) -> None:
+        for step, sampling in score.steps.items():
+            name = score.step_engines.get(step, score.engine)
+            if name not in self.engines:
+                close = suggestion(name, self.engines)
+                raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
+            served = self.engines[name]
+            hosted = isinstance(served, OpenAIEngine) and served.server == "openai"
+            if hosted and (sampling.top_k or sampling.repetition_penalty != 1.0):
+                raise ValueError(
+                    f"score {score.name!r}: sampling.{step} asks for top_k or repetition_penalty, which engine "
+                    f"{name!r} (server: openai) cannot do"
+                )
 
     def _check_score_engines(self, score: ModelScorer) -> None:
         for name in (score.engine, *score.local_engines):
