@@ -30,20 +30,25 @@ SCORES = [
     {"scorer": "quality", "engine": "writer"},
 ]
 RATINGS = json.dumps({"analysis": "read", **dict.fromkeys(DIMENSIONS, 4), "clarity": 5})
+STORED = "It means a thing, as the document says."
 STAGES = ("score.qa_checks", "score.quality")
 
 
 def answer(request):
-    """Knows what the stored answer is where the whole text stands above the question; that is all a pass asks."""
-    try:
-        step = step_of(request)
-    except ValueError:
-        return "It means a thing, as the document says." if "Proposed answer:" not in request.messages[0].content and (
-            "different questions" not in request.messages[0].content
-        ) else support.answer(request)  # fmt: skip
-    if step == "quality":
+    """A writer whose every answer is the same, and a reader that finds it in the whole text alone."""
+    if not is_judged(request):
+        usual = support.answer(request)
+        return STORED if usual.startswith("It means") else usual
+    if (step := step_of(request)) == "quality":
         return RATINGS
-    return says("It means a thing, as the document says." if step == "full" else "unknown")
+    return says(STORED if step == "full" else "unknown")
+
+
+def is_judged(request):
+    try:
+        return bool(step_of(request))
+    except ValueError:
+        return False
 
 
 def recipe(folder, scores=SCORES, **changes):
@@ -149,9 +154,7 @@ def test_no_bad_reply_of_a_judge_reaches_the_tables(tmp_path, name):
     bad = BAD[name]
 
     def reply(request):
-        try:
-            step_of(request)
-        except ValueError:
+        if not is_judged(request):
             return answer(request)
         return bad(request) if callable(bad) else bad
 
@@ -184,13 +187,6 @@ KILLED = """
     engine = ScriptedEngine(reply, max_batch=1)
     asyncio.run(build(Path(sys.argv[1]), Workspace(Path(sys.argv[2])), make_engine=lambda *_: engine))
 """
-
-
-def is_judged(request):
-    try:
-        return bool(step_of(request))
-    except ValueError:
-        return False
 
 
 def test_killed_amid_the_checks_it_pays_no_recorded_call_twice_and_writes_the_same(done, tmp_path):
