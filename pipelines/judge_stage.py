@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from generators.base import Generator
+from generators.base import Cost, Generator, RowSize
 from generators.judges.qa_checks import QaChecks
 from generators.judges.quality import Quality
 from generators.prompts import template
@@ -61,6 +61,17 @@ class JudgeStage(ScoreStage):
             **({"step_engines": facts} if facts else {}),
             "code": self._version,
         }
+
+    def cost(self, units: list[Unit], context: Context) -> Cost:
+        """An estimate for samples that are made already, from their lengths."""
+        columns = ["sample_id", "prompt_tokens", "response_tokens"]
+        rows = (
+            RowSize(row["sample_id"], row["prompt_tokens"] + row["response_tokens"])
+            for unit in units
+            for group in read_rows(context.workspace.root / unit.work.file, columns, unit.work.ids)
+            for row in group
+        )
+        return self.judge.cost(rows, 0)
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         runner, others = await self.engines.runners(self.config.engine, self.config.step_engines)

@@ -6,7 +6,7 @@ a row, the context first in the prompt, so that they share it in the engine's pr
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from filters.lengths import word_count
 from filters.matching import fold, token_f1
 from filters.quotes import bullets, quotes, stands_in
 from filters.scorers.conversation import split_document
-from generators.base import Generator, Llm
+from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.documents import document_budget, lines_window, split_chunks
 from generators.replies import BAD_REPLY, parse_object, read_texts
 from schemas.rows import Judged, Scores
@@ -26,6 +26,7 @@ from schemas.states import Reject, State
 CLOSED_BOOK, KNOWN = 4, 0.5  # answers without the text; known from half of them on
 FULL, FOUND = 3, 2 / 3  # answers with all of it; two of three must be the stored one
 AGREE = 0.5
+REPLY_TOKENS = 60  # what an answer usually takes
 ANSWER_TOKENS = range(2, 2049)
 ANSWER: dict[str, Any] = {
     "type": "object",
@@ -166,6 +167,17 @@ class QaChecks(Generator[Judged]):
         texts = [case.document[start:end] for start, end in chunks]
         best = BM25(texts).top(case.question, 1)
         return texts[best[0]] if best else ""
+
+    def cost(self, rows: Iterable[RowSize], window: int) -> Cost:
+        """As if nothing were rejected on the way, and no judge asked."""
+        steps, cost = self.config.sampling, Cost()
+        for row in rows:
+            cost.add(TEMPLATE_TOKENS, REPLY_TOKENS, steps.closed_book.max_tokens, times=CLOSED_BOOK)
+            for part in (self.config.window_tokens, self.config.chunk_tokens, row.tokens):
+                cost.add(min(part, row.tokens) + TEMPLATE_TOKENS, REPLY_TOKENS, steps.part.max_tokens)
+            for cached in [0] + [row.tokens] * (FULL - 1):
+                cost.add(row.tokens + TEMPLATE_TOKENS, REPLY_TOKENS, steps.full.max_tokens, cached)
+        return cost
 
 
 def read_case(row: Judged) -> Case:

@@ -3,12 +3,13 @@
 A method that judges has a step `quality` in its sampling; the prompt is prompts/judges/quality.j2.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from filters.lengths import length_score, required_words, word_count
 from filters.scorers.conversation import split_document
-from generators.base import Generator, Llm
+from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.replies import BAD_REPLY, parse_object
 from schemas.rows import Judged, Scores
 from schemas.scores import Quality as Config
@@ -71,6 +72,13 @@ class Quality(Generator[Judged]):
         s_l = None if demanded is None else round(length_score(demanded, words), 2)
         counts = {"s_l": s_l, "required_words": demanded, "words": words}
         return [Scores({"s_q": round(quality.reward, 2), **quality.ratings, **counts})]
+
+    def cost(self, rows: Iterable[RowSize], window: int) -> Cost:
+        """As if every first reply could be read."""
+        cost = Cost()
+        for row in rows:
+            cost.add(row.tokens + 2 * TEMPLATE_TOKENS, REPLY_TOKENS, self.config.sampling.quality.max_tokens)
+        return cost
 
 
 def demanded_words(row: Judged) -> int | None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import yaml
 
 from generators.engines.scripted import ScriptedEngine
 from generators.judges.quality import DIMENSIONS
-from pipelines.build import build
+from pipelines.build import build, opened
 from pipelines.catalog import query
 from pipelines.manifest import load_manifest
+from pipelines.planning import make_plan
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 from schemas.loading import load_recipe
@@ -141,6 +143,25 @@ def test_a_run_again_does_nothing_and_a_lost_workspace_is_paid_by_the_ledger(don
         assert rows(again, f"SELECT * FROM {table} ORDER BY row_id") == rows(
             workspace, f"SELECT * FROM {table} ORDER BY row_id"
         )
+
+
+def test_a_plan_counts_the_calls_of_samples_that_are_made(done, tmp_path):
+    _, workspace = done
+    path = recipe(tmp_path, [{**SCORES[0], "methods": ["long_qa"]}])
+    shutil.copytree(workspace.root, tmp_path / "workspace")
+    assert plan(path, Workspace(tmp_path / "workspace"))["score.qa_checks"].estimate.cost.requests == 0
+    (tmp_path / "workspace" / "manifests" / "score.qa_checks.json").unlink()
+    estimate = plan(path, Workspace(tmp_path / "workspace"))["score.qa_checks"].estimate
+    assert (estimate.rows, estimate.new_rows, estimate.cost.requests) == (4, 4, 4 * 10)
+    assert 0 < estimate.cost.cached_tokens < estimate.cost.prompt_tokens
+
+
+def plan(path, workspace):
+    async def made():
+        async with opened(path, workspace, make_engine=lambda *_: ScriptedEngine(answer)) as (context, engines):
+            return await make_plan(context, engines)
+
+    return {one.name: one for one in asyncio.run(made())}
 
 
 def test_a_changed_threshold_asks_only_what_the_ledger_lacks(done, tmp_path):

@@ -136,7 +136,9 @@ def test_evidence_first_answers_are_checked_by_their_bullets(tmp_path):
     assert values(check(tmp_path, copies, bad)[0])["citation_ok"] is False
 
 
-@pytest.mark.parametrize("answer", ["I'm sorry, but I cannot help.", "The tower is called the", "x", "word " * 2049 + "end."])
+@pytest.mark.parametrize(
+    "answer", ["I'm sorry, but I cannot help.", "The tower is called the", "x", "word " * 2049 + "end."]
+)
 def test_answers_that_are_none_cost_no_call(tmp_path, answer):
     outcomes, calls = check(tmp_path, copies, sample(answer))
     assert (values(outcomes)["verdict"], calls) == ("bad_answer", [])
