@@ -90,8 +90,8 @@ async def _plan_rest(context: Context, engines: EnginePool, trial: Context | Non
             plan = _plan_stage(stage, context, stage.units(context)) if fresh else StagePlan(stage.name, 1, 1)
             if fresh and isinstance(stage, JudgeStage):
                 units, todo = stage.units(context), _todo(stage, context, stage.units(context))
-                counts = [sum(unit.rows or 0 for unit in some) for some in (units, todo)]
-                plan.estimate = Estimate(*counts, stage.cost(todo, context))
+                planned, new = (sum(unit.rows or 0 for unit in some) for some in (units, todo))
+                plan.estimate = Estimate(planned, new, stage.cost(todo, context))
             if plan.todo and isinstance(stage, GenerateStage) and (expected := stage.expected()) is not None:
                 rows, cost = expected
                 plan.estimate = Estimate(rows, rows, cost)

@@ -78,7 +78,7 @@ def check(
     ledger = Ledger(tmp_path / "ledger.sqlite")
     runner = Runner(engine, ledger, window, WordTokenizer(), seed=1)
     tasks = [Task(row.sample_id, row, group="doc-1") for row in rows or (sample(),)]
-    step_runners = {step: runner for step in config.step_engines}
+    step_runners = dict.fromkeys(config.step_engines, runner)
     outcomes = asyncio.run(runner.run(QaChecks(config), tasks, config.steps, step_runners=step_runners))
     ledger.close()
     return outcomes, engine.calls
