@@ -7,9 +7,9 @@ _LEAST = 20  # characters: fewer are a name or a word in irony, not a citation
 
 
 def quotes(answer: str) -> list[str]:
-    """Passages in quotation marks, of at least 20 characters."""
-    found = ("".join(match.groups(default="")) for match in _QUOTED.finditer(answer))
-    return [quote for quote in found if len(quote.strip()) >= _LEAST]
+    """Passages in quotation marks, of at least 20 characters, without a comma or full stop at their end."""
+    found = ("".join(match.groups(default="")).strip().rstrip(",.") for match in _QUOTED.finditer(answer))
+    return [quote for quote in found if len(quote) >= _LEAST]
 
 
 def bullets(answer: str) -> list[str]:

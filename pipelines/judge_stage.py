@@ -4,6 +4,7 @@ through the ledger as those of methods do."""
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from generators.base import Cost, Generator, RowSize
@@ -20,6 +21,7 @@ from pipelines.score import ScoreStage, Shard
 from pipelines.score_worker import read_rows
 from pipelines.shards import Row, write_rows
 from pipelines.stages import Context, Unit
+from schemas.ids import digest
 from schemas.rows import Judged, Scores
 from schemas.scores import JudgeScorer, Pass
 from schemas.tables import TABLES
@@ -61,6 +63,15 @@ class JudgeStage(ScoreStage):
             **({"step_engines": facts} if facts else {}),
             "code": self._version,
         }
+
+    def units(self, context: Context) -> list[Unit]:
+        """A sample's id tells its messages; judges read its details and evidence too."""
+        columns = [column for column in _COLUMNS if column != "messages"]
+        units = []
+        for unit in super().units(context):
+            rows = list(read_rows(context.workspace.root / unit.work.file, columns, unit.work.ids))
+            units.append(replace(unit, fingerprint=digest([unit.fingerprint, rows])))
+        return units
 
     def cost(self, units: list[Unit], context: Context) -> Cost:
         """An estimate for samples that are made already, from their lengths."""

@@ -23,8 +23,8 @@ from schemas.rows import Judged, Scores
 from schemas.scores import QaChecks as Config
 from schemas.states import Reject, State
 
-CLOSED_BOOK, KNOWN = 4, 0.5  # answers without the text; known from half of them on
-FULL, FOUND = 3, 2 / 3  # answers with all of it; two of three must be the stored one
+CLOSED_BOOK, KNOWN = 4, 2  # answers without the text; known from two right ones on
+FULL, FOUND = 3, 2  # answers with all of it; two must be right
 AGREE = 0.5
 REPLY_TOKENS = 60  # what an answer usually takes
 ANSWER_TOKENS = range(2, 2049)
@@ -87,7 +87,8 @@ class QaChecks(Generator[Judged]):
         if found["answer_tokens"] not in ANSWER_TOKENS or not is_answer(case.told):
             return "bad_answer"
         if case.quoted:
-            found["citation_ok"] = all(stands_in(quote, case.document) for quote in case.quoted)
+            context = f"{case.document}\n\n{case.question}"
+            found["citation_ok"] = all(stands_in(quote, context) for quote in case.quoted)
             if not found["citation_ok"]:
                 return "bad_citation"
         tokens, fit = llm.tokenizer.count(case.document), document_budget(llm.window, [self.config.sampling.full])
@@ -97,7 +98,7 @@ class QaChecks(Generator[Judged]):
         closed = await self._several("closed_book", CLOSED_BOOK, case, llm)
         found["closed_book_f1"] = [reply.f1 for reply in closed]
         found["closed_book_acc"] = share(closed)
-        if found["closed_book_acc"] >= KNOWN:
+        if decided("closed_book", closed, CLOSED_BOOK, KNOWN, found):
             return "known"
         start, end = lines_window(case.document, self.config.window_tokens, llm.tokenizer, llm.rng)
         if await self._part("random_window", case.document[start:end], case, llm, found):
@@ -106,8 +107,8 @@ class QaChecks(Generator[Judged]):
             found["label"] = "retrieval"
         full = await self._several("full", FULL, case, llm, document=case.document)
         found["full_f1"] = [reply.f1 for reply in full]
-        found["full_ok"], found["agreement"] = share(full) >= FOUND, self._agreement(full)
-        if not found["full_ok"] or found["agreement"] < AGREE:
+        found["full_ok"], found["agreement"] = decided("full", full, FULL, FOUND, found), self._agreement(full)
+        if found["full_ok"] is False or found["agreement"] < AGREE:
             return "ambiguous"
         if await self._part("no_evidence", without(case.document, case.evidence), case, llm, found):
             return "bad_evidence"
@@ -211,6 +212,16 @@ def without(document: str, evidence: Sequence[str]) -> str:
         for match in re.finditer(re.escape(span), document):
             kept[slice(*match.span())] = [False] * len(span)
     return "".join(character for character, keep in zip(document, kept, strict=True) if keep)
+
+
+def decided(check: str, replies: Sequence[Reply], asked: int, needed: int, found: dict[str, Any]) -> bool | None:
+    """Are `needed` of the answers right? None, and the check is named in `unread`, where those that cannot be read
+    would decide it."""
+    right = sum(reply.ok for reply in replies)
+    if right < needed <= right + asked - len(replies):
+        found["unread"].append(check)
+        return None
+    return right >= needed
 
 
 def share(replies: Sequence[Reply]) -> float:

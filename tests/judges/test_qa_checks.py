@@ -122,7 +122,7 @@ def test_one_changed_character_breaks_a_citation_and_white_space_does_not(tmp_pa
 
 
 def test_quotes_and_bullets_by_hand():
-    assert quotes('He said "no" and “a sentence of some length.”') == ["a sentence of some length."]
+    assert quotes('He said "no" and “a sentence of some length.”') == ["a sentence of some length"]
     assert quotes('"an open one that nothing ends\n') == []
     assert bullets("- one\n- two\n\nIt is so.\n- three") == ["one", "two"]
     assert stands_in("a  b", "x a\nb y") and not stands_in(" ", "x") and not stands_in("ab", "a b")
@@ -228,11 +228,35 @@ def test_a_bad_reply_is_never_read_as_a_wrong_answer(tmp_path, name, step):
     assert {found[f"{one}_{what}"] for one in found["unread"] for what in ("ok", "f1")} == {None}
 
 
-def test_one_answer_of_several_that_cannot_be_read_does_not_count(tmp_path):
-    asked = iter(["{", says(ANSWER), "{", "{"])
-    outcomes, _ = check(tmp_path, lambda r: next(asked) if step_of(r) == "closed_book" else copies(r))
+@pytest.mark.parametrize(
+    ("replies", "acc", "verdict"),
+    [
+        ([ANSWER, ANSWER, None, None], 1.0, "known"),
+        ([ANSWER, None, None, "no"], 0.5, "unread"),  # the two that are lost would decide it
+        (["no", "no", "no", None], 0.0, "pass"),
+    ],
+)
+def test_answers_that_cannot_be_read_count_neither_way_in_the_closed_book(tmp_path, replies, acc, verdict):
+    asked = iter(["{" if one is None else says(one) for one in replies])
+    outcomes, _ = check(tmp_path, lambda r: next(asked) if step_of(r) == "closed_book" else copies(r), window_tokens=5)
     found = values(outcomes)
-    assert (found["closed_book_acc"], found["closed_book_f1"], found["verdict"]) == (1.0, [1.0], "known")
+    assert (found["closed_book_acc"], found["verdict"]) == (acc, verdict)
+    assert found["unread"] == (["closed_book"] if verdict == "unread" else [])
+
+
+@pytest.mark.parametrize(
+    ("replies", "ok", "verdict"),
+    [
+        ([ANSWER, ANSWER, None], True, "pass"),
+        ([ANSWER, None, None], None, "unread"),
+        (["no such thing", None, None], None, "unread"),
+        (["no such thing", "no such thing", None], False, "ambiguous"),
+    ],
+)
+def test_one_readable_answer_is_no_two_of_three(tmp_path, replies, ok, verdict):
+    asked = iter(["{" if one is None else says(one) for one in replies])
+    found = values(check(tmp_path, lambda r: next(asked) if step_of(r) == "full" else copies(r), window_tokens=5)[0])
+    assert (found["full_ok"], found["verdict"]) == (ok, verdict)
 
 
 def test_every_column_is_there_whatever_the_verdict(tmp_path):
