@@ -108,11 +108,11 @@ class QaChecks(Generator[Judged]):
         full = await self._several("full", FULL, case, llm, document=case.document)
         found["full_f1"] = [reply.f1 for reply in full]
         found["full_ok"], found["agreement"] = decided("full", full, FULL, FOUND, found), self._agreement(full)
-        if found["full_ok"] is False or found["agreement"] < AGREE:
+        if found["full_ok"] is False or (found["agreement"] or 1.0) < AGREE:
             return "ambiguous"
         if await self._part("no_evidence", without(case.document, case.evidence), case, llm, found):
             return "bad_evidence"
-        return "unread" if found["unread"] else "pass"
+        return "unread" if set(found["unread"]) - {"bm25_top1"} else "pass"  # that one is only a label
 
     async def _several(self, step: str, times: int, case: Case, llm: Llm, **fields: str) -> list[Reply]:
         """The answers that can be read. Raises the last Reject where none can."""
@@ -159,8 +159,10 @@ class QaChecks(Generator[Judged]):
     def _equal(self, one: str, other: str) -> bool:
         return fold(one) == fold(other) != "" or token_f1(one, other) >= self.config.min_f1
 
-    def _agreement(self, replies: Sequence[Reply]) -> float:
-        """The largest share of answers that equal one of them."""
+    def _agreement(self, replies: Sequence[Reply]) -> float | None:
+        """The largest share of answers that equal one of them; None of a single one."""
+        if len(replies) < 2:
+            return None
         return max(sum(self._equal(one.text, other.text) for other in replies) for one in replies) / len(replies)
 
     def _best_chunk(self, case: Case, llm: Llm) -> str:

@@ -257,6 +257,14 @@ def test_one_readable_answer_is_no_two_of_three(tmp_path, replies, ok, verdict):
     asked = iter(["{" if one is None else says(one) for one in replies])
     found = values(check(tmp_path, lambda r: next(asked) if step_of(r) == "full" else copies(r), window_tokens=5)[0])
     assert (found["full_ok"], found["verdict"]) == (ok, verdict)
+    assert (found["agreement"] is None) == (replies.count(None) == 2)
+
+
+def test_an_unread_label_does_not_stop_a_pass(tmp_path):
+    parts = iter([says("no"), "{", says("no")])  # window, chunk, without evidence
+    found = values(check(tmp_path, lambda r: next(parts) if step_of(r) == "part" else copies(r), window_tokens=5)[0])
+    assert (found["verdict"], found["label"], found["bm25_top1_ok"]) == ("pass", None, None)
+    assert found["unread"] == ["bm25_top1"]
 
 
 def test_every_column_is_there_whatever_the_verdict(tmp_path):
