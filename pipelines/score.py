@@ -25,7 +25,7 @@ from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import DocumentScorer, Evidence, Gateau, ModelScorer, OneModel, Pass, RefLogps, ScoreConfig
+from schemas.scores import DocumentScorer, Evidence, Gateau, Judge, ModelScorer, OneModel, Pass, RefLogps, ScoreConfig
 from schemas.states import OUT_OF_MEMORY, State
 from schemas.tables import TABLES
 
@@ -200,6 +200,8 @@ def scored_model(config: ModelScorer, engines: EnginePool, engine: str) -> Resol
 
 def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: EnginePool) -> list[Stage]:
     """All stages of the recipe's `score` list, in the order they run."""
+    from pipelines.judge_stage import JudgeStage  # it stands on ScoreStage
+
     stages: list[Stage] = []
     for config in configs:
         if isinstance(config, Gateau):
@@ -207,6 +209,9 @@ def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: E
             continue
         if isinstance(config, Evidence):
             stages.append(EvidenceStage(config, makers))
+            continue
+        if isinstance(config, Judge):
+            stages.append(JudgeStage(config, makers, engines))
             continue
         read_from = [IngestStage.name] if isinstance(config, DocumentScorer) else makers
         stages += [ScoreStage(config, reading, read_from, engines) for reading in config.passes()]

@@ -12,7 +12,17 @@ from pydantic import Field, field_validator, model_validator
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import DocumentScorer, Evidence, Gateau, ModelScorer, OneModel, RefLogps, ScoreConfig
+from schemas.scores import (
+    DocumentScorer,
+    Evidence,
+    Gateau,
+    Judge,
+    JudgeScorer,
+    ModelScorer,
+    OneModel,
+    RefLogps,
+    ScoreConfig,
+)
 from schemas.select import Select, place_of
 from schemas.sources import AnySource
 
@@ -184,7 +194,10 @@ class Recipe(Model):
             return
         if isinstance(score, Evidence):
             return
-        self._check_score_engines(score)
+        if isinstance(score, Judge):
+            self._check_judge(score)
+        else:
+            self._check_score_engines(score)
         if isinstance(score, DocumentScorer):
             self._check_offered(f"score {score.name!r}", "documents", score.sources)
             return
@@ -197,6 +210,20 @@ class Recipe(Model):
                 )
         if isinstance(score, RefLogps):
             self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
+
+    def _check_judge(self, score: JudgeScorer) -> None:
+        for step, sampling in score.steps.items():
+            name = score.step_engines.get(step, score.engine)
+            if name not in self.engines:
+                close = suggestion(name, self.engines)
+                raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
+            served = self.engines[name]
+            hosted = isinstance(served, OpenAIEngine) and served.server == "openai"
+            if hosted and (sampling.top_k or sampling.repetition_penalty != 1.0):
+                raise ValueError(
+                    f"score {score.name!r}: sampling.{step} asks for top_k or repetition_penalty, which engine "
+                    f"{name!r} (server: openai) cannot do"
+                )
 
     def _check_score_engines(self, score: ModelScorer) -> None:
         leading = (score.engine,) if isinstance(score, OneModel) else ()

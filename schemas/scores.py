@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.model import Model, Positive, Share, Slug
+from schemas.model import Model, Positive, SamplingConfig, Share, Slug, Steps
 
 SHORT_PROMPT_METHODS = frozenset({"longpo"})  # their preferences carry a short prompt
 
@@ -270,7 +270,66 @@ class CoherenceGain(DocumentScorer):
         return (Pass("coherence_gain", self.engine, "scores_coherence_gain", options, "documents"),)
 
 
+class Judge(Model):
+    """What scorers that ask a model share: programs as methods are, with an engine that answers."""
+
+    engine: Slug
+    methods: tuple[Slug, ...] | None = None  # default: all samples
+    shard_rows: Positive = 128
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """Step -> SamplingConfig, of the steps that this section's settings use."""
+        return dict(getattr(self, "sampling", ()))
+
+    @property
+    def step_engines(self) -> dict[str, str]:
+        """The engine of each step that has one of its own."""
+        return {}
+
+
+class QaSteps(Steps):
+    closed_book: SamplingConfig = SamplingConfig(max_tokens=512, temperature=0.7)
+    part: SamplingConfig = SamplingConfig(max_tokens=512, temperature=0.0)
+    full: SamplingConfig = SamplingConfig(max_tokens=512, temperature=0.7)
+    same: SamplingConfig = SamplingConfig(max_tokens=16, temperature=0.0)
+
+
+class QaChecks(Judge):
+    """Does a reader need the document, and does it find the same answer there? `engine`: the reader."""
+
+    scorer: Literal["qa_checks"]
+    name: Slug = "qa_checks"
+    min_f1: Annotated[float, Field(gt=0, le=1)] = 0.5  # token F1 from which two answers count as equal
+    judge: Slug | None = None  # the engine that is asked whether answers below min_f1 say the same; null: nobody
+    window_tokens: Positive = 2048  # the random window
+    chunk_tokens: Positive = 512  # of the chunks among which BM25 chooses
+    sampling: QaSteps = QaSteps()
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        return {step: config for step, config in self.sampling if step != "same" or self.judge is not None}
+
+    @property
+    def step_engines(self) -> dict[str, str]:
+        return {} if self.judge is None else {"same": self.judge}
+
+
+class QualitySteps(Steps):
+    quality: SamplingConfig = SamplingConfig(max_tokens=1024, temperature=0.5)
+
+
+class Quality(Judge):
+    """S_q and S_l (LongWriter, arXiv 2408.07055) of any sample's last answer. `engine`: the judge."""
+
+    scorer: Literal["quality"]
+    name: Slug = "quality"
+    judge_tries: Positive = 5  # calls until a rating can be read
+    sampling: QualitySteps = QualitySteps()
+
+
 ModelScorer = (
     RefLogps | ContextDependency | Hmg | LossDrop | Likelihood | Cam | LongRange | FarAttention | CoherenceGain
 )
-ScoreConfig = Annotated[ModelScorer | Gateau | Evidence, Field(discriminator="scorer")]
+JudgeScorer = QaChecks | Quality
+ScoreConfig = Annotated[ModelScorer | Gateau | Evidence | JudgeScorer, Field(discriminator="scorer")]

@@ -112,5 +112,17 @@ for _name, _columns in {
         "coherence_gain": _F, "nll_near": _F, "nll_far": _F, "window_gains": _FS, "n_windows": _I, "n_tokens": _I,
         "tail_tokens": _I, "near_tokens": _I, "far_tokens": _I, "model": _S, "scorer_version": _S,
     },
+    # Made by asking a model; a check that was not made is NULL.
+    "scores_qa_checks": {
+        "verdict": _S, "label": _S, "answer_tokens": _I, "closed_book_acc": _F, "closed_book_f1": _FS,
+        "random_window_ok": _B, "random_window_f1": _F, "bm25_top1_ok": _B, "bm25_top1_f1": _F, "full_ok": _B,
+        "full_f1": _FS, "agreement": _F, "no_evidence_ok": _B, "no_evidence_f1": _F, "citation_ok": _B,
+        "unread": STRINGS, "split": _S, "judge_model": _S, "prompt_version": _S, "seed": _I, "scorer_version": _S,
+    },
+    "scores_quality": {
+        "s_q": _F, "relevance": _I, "accuracy": _I, "coherence": _I, "clarity": _I, "breadth_and_depth": _I,
+        "reading_experience": _I, "s_l": _F, "required_words": _I, "words": _I, "judge_model": _S,
+        "prompt_version": _S, "seed": _I, "scorer_version": _S,
+    },
 }.items():  # fmt: skip
     TABLES[_name] = _schema(row_id=_S, stage=_S, **_columns)
