@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _NUMBER = r"(?<![\w.,])-?\d++(?:[.,]\d++)*+(?!\w)"  # 5 is neither -5 nor 3.5
@@ -17,3 +18,10 @@ def holds(text: str, answer: str) -> bool:
     """Do the folded words of `answer` stand in `text`, in a row? An answer without any word is held by no text."""
     folded = fold(answer)
     return bool(folded) and f" {folded} " in f" {fold(text)} "
+
+
+def token_f1(text: str, answer: str) -> float:
+    """Harmonic mean of precision and recall of folded words, each as often as it stands (SQuAD's measure, with articles
+    kept). 0 where either has none."""
+    one, other = Counter(fold(text).split()), Counter(fold(answer).split())
+    return 2 * (one & other).total() / (one.total() + other.total()) if one and other else 0.0

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     command("check", "Check a recipe, its inputs, its engines and this machine.", "?")
     command("status", "Show stages, states, tokens and the last run of a workspace.")
     sql = command("sql", "Ask the catalog in SQL (DuckDB, read-only).")
-    sql.add_argument("query", metavar="QUERY")
+    sql.add_argument("query", metavar="QUERY", help="a SELECT, or @NAME of docs/queries.md")
     sql.add_argument("--format", choices=("table", "json", "csv"), default="table")
     export = command("export", "Copy a finished export into a folder.")
     export.add_argument("name", metavar="RECIPE/NAME", help="a recipe file (or its name), a slash, the export's name")

@@ -207,7 +207,10 @@ def status(arguments: Namespace) -> None:
 def sql(arguments: Namespace) -> None:
     from pipelines.catalog import query
 
-    names, rows = query(Workspace(arguments.workspace), arguments.query)
+    question = arguments.query
+    if question.startswith("@"):
+        question = _named_query(question.removeprefix("@"))
+    names, rows = query(Workspace(arguments.workspace), question)
     if arguments.format == "json":
         if len(set(names)) < len(names):
             raise UserError("two columns have the same name, and a JSON object holds one: rename them with AS")
@@ -223,6 +226,23 @@ def sql(arguments: Namespace) -> None:
         writer.writerows(rows)
     else:
         _print_table(names, rows)
+
+
+def _named_query(name: str) -> str:
+    """A query of docs/queries.md: a heading of its name, and SQL below."""
+    import re
+
+    from schemas.model import suggestion
+
+    page = Path(__file__).parent.parent / "docs" / "queries.md"
+    if not page.is_file():
+        raise UserError(f"{page}: is missing; named queries are part of a checkout")
+    known: dict[str, str] = dict(
+        re.findall(r"^### (\S+)\n.*?^```sql\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    )
+    if name not in known:
+        raise UserError(f"{page}: no query {name!r}{suggestion(name, known)}; it has {', '.join(known)}")
+    return known[name]
 
 
 def export(arguments: Namespace) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from schemas.rows import Record
+from schemas.rows import Record, Scores
 
 RowT = TypeVar("RowT")
 PROMPT_RESERVE = 512  # tokens for the task text and the chat template around a document
@@ -85,7 +85,7 @@ class Generator(ABC, Generic[RowT]):
     method: ClassVar[str]
 
     @abstractmethod
-    async def generate(self, row: RowT, llm: Llm) -> Sequence[Record]:
+    async def generate(self, row: RowT, llm: Llm) -> Sequence[Record | Scores]:
         """The records made from one row. Raises Reject to end the row without any."""
 
     def cost(self, rows: Iterable[RowSize], window: int) -> Cost:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from itertools import pairwise
 from random import Random
 
 from generators.base import PROMPT_RESERVE, Llm, Tokenizer
@@ -105,3 +106,9 @@ def window_around(text: str, start: int, end: int, budget: int, tokenizer: Token
     if high < len(text):
         high = text.rfind("\n", max(end - 1, high - margin), high) + 1 or high
     return low, high
+
+
+def split_chunks(text: str, tokens: int, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Characters [start, end) of runs of `tokens` tokens; together they are the text."""
+    borders = sorted({0, len(text), *(start for start, _ in tokenizer.offsets(text)[tokens::tokens])})
+    return list(pairwise(borders))

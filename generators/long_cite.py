@@ -3,11 +3,10 @@ then which sentences in and around them (LongCite, arXiv 2409.02897, section 3).
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 from filters.bm25 import BM25
-from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize, Tokenizer
+from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.citations import (
     SentenceSpan,
     Statement,
@@ -17,7 +16,7 @@ from generators.citations import (
     strip_citations,
     write_citations,
 )
-from generators.documents import document_budget, excerpt
+from generators.documents import document_budget, excerpt, split_chunks
 from generators.replies import check_answer, good_questions, language_name, parse_object
 from schemas.methods.long_cite import LongCite as Config
 from schemas.model import SamplingConfig
@@ -183,12 +182,6 @@ def split_statements(answer: str) -> list[str]:
     """The sentences of an answer, each with the white space behind it: joined they are the answer."""
     starts = [start for start, _ in sentence_spans(answer)]
     return [answer[start:end] for start, end in zip([0, *starts[1:]], [*starts[1:], len(answer)], strict=True)]
-
-
-def split_chunks(text: str, tokens: int, tokenizer: Tokenizer) -> list[CharSpan]:
-    """Characters [start, end) of runs of `tokens` tokens; together they are the text."""
-    borders = sorted({0, len(text), *(start for start, _ in tokenizer.offsets(text)[tokens::tokens])})
-    return list(pairwise(borders))
 
 
 def retrieve(statements: Sequence[str], chunks: Sequence[str]) -> list[int]:

@@ -35,7 +35,7 @@ from generators.prompts import render, template, version
 from schemas.errors import RunError, UserError
 from schemas.ids import canonical_json, derive_seed, digest
 from schemas.model import SamplingConfig
-from schemas.rows import Preference, Record, Sample
+from schemas.rows import Preference, Record, Sample, Scores
 from schemas.states import Reject, State
 
 LONG_FIELD = 256  # characters; longer prompt fields are recorded as hash and length
@@ -78,7 +78,7 @@ class Outcome:
     state: State
     reason: str = ""
     detail: str = ""
-    records: list[Record] = field(default_factory=list)
+    records: list[Record | Scores] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from generators.engines import create_engine
 from pipelines.catalog import build_catalog
-from pipelines.curate import CorpusStage, JudgeStage
+from pipelines.curate import CorpusStage, RulesStage
 from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
 from pipelines.ingest_stage import IngestStage
@@ -14,6 +14,7 @@ from pipelines.manifest import Manifest, load_manifest
 from pipelines.methods import generate_stages
 from pipelines.runs import RunRecord, new_run_id, recipe_hash
 from pipelines.score import score_stages
+from pipelines.select import select_stages
 from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
@@ -23,7 +24,7 @@ from schemas.recipe import Recipe
 
 def documents_first(recipe: Recipe) -> list[Stage]:
     """The stages that read and curate documents; they ask no model."""
-    return [IngestStage(), *(() if recipe.curate is None else (JudgeStage(recipe.curate), CorpusStage(recipe.curate)))]
+    return [IngestStage(), *(() if recipe.curate is None else (RulesStage(recipe.curate), CorpusStage(recipe.curate)))]
 
 
 def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
@@ -31,8 +32,13 @@ def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     generate = [stage for config in recipe.generate for stage in generate_stages(config, engines)]
     made = [stage.name for stage in generate]
     score = score_stages(recipe.score, made, engines)
-    upstream = [*made, *(stage.name for stage in score)]
-    return [*documents_first(recipe), *generate, *score, *(ExportStage(config, upstream) for config in recipe.export)]
+    scored = [stage.name for stage in score]
+    select = select_stages(recipe, made, scored)
+    export = []
+    for config in recipe.export:
+        selection = [] if config.select is None else [f"select.{config.select}"]
+        export.append(ExportStage(config, [*made, *scored, *selection]))
+    return [*documents_first(recipe), *generate, *score, *select, *export]
 
 
 PREVIEW = "preview"

@@ -30,13 +30,13 @@ FROM samples WHERE {where} GROUP BY ALL ORDER BY ALL"""
 _PREFERENCES = """
 SELECT method, source, language, count(*) AS preferences, count(DISTINCT (stage, row_id)) AS conversations,
        count(ref_chosen_logps) AS with_reference_logps
-FROM preferences WHERE {where} GROUP BY ALL ORDER BY ALL"""
+FROM preferences WHERE {where_pairs} GROUP BY ALL ORDER BY ALL"""
 _PAIR_LENGTHS = """
 SELECT method, side, min(characters), quantile_disc(characters, 0.25), median(characters)::BIGINT,
        quantile_disc(characters, 0.75), max(characters)
 FROM (SELECT method, unnest(['prompt', 'short prompt', 'chosen', 'rejected']) AS side,
              unnest([{prompt}, {short_prompt}, {chosen}, {rejected}]) AS characters
-      FROM preferences WHERE {where})
+      FROM preferences WHERE {where_pairs})
 WHERE characters IS NOT NULL
 GROUP BY ALL ORDER BY ALL"""
 _CHARACTERS = "list_sum(list_transform({}, lambda message: length(message.content)))::BIGINT"
@@ -78,11 +78,16 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
     `counts`: rows of each exported config."""
     made = f"stage IN {_in(stages)}"
     where = made if export.methods is None else f"{made} AND method IN {_in(export.methods)}"
+    wheres = {"where": where, "where_pairs": where}
+    if export.select is not None:
+        picked = f"SELECT row_id FROM selected WHERE stage = 'select.{export.select}'"
+        kind = "where" if "sft" in export.configs else "where_pairs"
+        wheres[kind] += f" AND {'sample_id' if kind == 'where' else 'preference_id'} IN ({picked})"
     characters = {side: _CHARACTERS.format(side) for side in ("prompt", "short_prompt", "chosen", "rejected")}
     with connect(context.workspace) as connection:
 
         def table(sql: str, header: list[str] | None = None) -> str:
-            cursor = connection.execute(sql.format(where=where, made=made, **characters))
+            cursor = connection.execute(sql.format(made=made, **wheres, **characters))
             names = header or [column[0] for column in cursor.description or []]
             return _table(names, cursor.fetchall())
 
@@ -92,6 +97,7 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
         depths = table(_DEPTHS)
         sections = {
             "Rows": _table(["config", "rows"], sorted(counts.items())),
+            **({"Selection": _selection(connection, export.select)} if export.select is not None else {}),
             "Samples": table(_SAMPLES),
             "Lengths in tokens": table(_LENGTHS, lengths),
             "Preferences": table(_PREFERENCES),
@@ -104,6 +110,13 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
         }
     text = _front_matter(folder, export, counts, sources, context) + _body(sections, context)
     (folder / "README.md").write_text(text, "utf-8")
+
+
+def _selection(connection: Any, name: str) -> str:
+    """How many of how many; the rule itself stands in the recipe below."""
+    counts = "SELECT count(*) FILTER (WHERE state = 'ok'), count(*) FROM row_states WHERE stage = ?"
+    chosen, of = connection.execute(counts, [f"select.{name}"]).fetchone()
+    return f"Rows of the selection `{name}`: {chosen} of {of}."
 
 
 def _in(names: Iterable[str]) -> str:

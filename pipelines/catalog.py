@@ -44,14 +44,18 @@ def build_catalog(workspace: Workspace) -> list[Path]:
     with atomic_path(workspace.catalog) as temporary:
         temporary.unlink(missing_ok=True)
         with duckdb.connect(str(temporary)) as connection:
-            for table, schema in TABLES.items():
-                name = "preference_rows" if table == "preferences" else table
-                connection.execute(f"CREATE VIEW {name} AS {_select(schema, parts.get(table, []))}")
-            connection.execute(
-                "CREATE VIEW preferences AS SELECT p.*, s.ref_chosen_logps, s.ref_rejected_logps "
-                "FROM preference_rows p LEFT JOIN scores_ref_logps s ON s.row_id = p.preference_id"
-            )
+            _create_views(connection, parts)
     return gone
+
+
+def _create_views(connection: "duckdb.DuckDBPyConnection", parts: dict[str, list[Path]]) -> None:
+    for table, schema in TABLES.items():
+        name = "preference_rows" if table == "preferences" else table
+        connection.execute(f"CREATE VIEW {name} AS {_select(schema, parts.get(table, []))}")
+    connection.execute(
+        "CREATE VIEW preferences AS SELECT p.*, s.ref_chosen_logps, s.ref_rejected_logps "
+        "FROM preference_rows p LEFT JOIN scores_ref_logps s ON s.row_id = p.preference_id"
+    )
 
 
 def _select(schema: pa.Schema, files: list[Path]) -> str:
@@ -101,17 +105,33 @@ def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
 
 def query(workspace: Workspace, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of one query. UserError with what DuckDB says when the query is wrong or would write."""
+    with connect(workspace) as connection:
+        return _ask(connection, sql)
+
+
+def check_query(sql: str) -> list[str]:
+    """The column names of a query, asked of empty views: what is wrong with it shows before there is any row. UserError
+    as by `query`."""
     import duckdb
 
-    with connect(workspace) as connection:
-        try:
-            _must_only_read(connection, sql)
-            cursor = connection.execute(sql)
-            names = [column[0] for column in cursor.description or []]
-            return names, cursor.fetchall()
-        except duckdb.Error as error:
-            message = str(error).partition("\n\nLINE ")[0]  # without the picture of the place
-            raise UserError(f"the query failed: {' '.join(message.split())}") from error
+    with duckdb.connect() as connection:
+        _create_views(connection, {})
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        return _ask(connection, sql)[0]
+
+
+def _ask(connection: "duckdb.DuckDBPyConnection", sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    import duckdb
+
+    try:
+        _must_only_read(connection, sql)
+        cursor = connection.execute(sql)
+        names = [column[0] for column in cursor.description or []]
+        return names, cursor.fetchall()
+    except duckdb.Error as error:
+        message = str(error).partition("\n\nLINE ")[0]  # without the picture of the place
+        raise UserError(f"the query failed: {' '.join(message.split())}") from error
 
 
 def _must_only_read(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:

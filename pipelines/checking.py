@@ -14,7 +14,7 @@ from pipelines.sources import inputs
 from pipelines.stages import Context
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
-from schemas.scores import Gateau
+from schemas.scores import Evidence, Gateau, Judge
 
 
 def check_machine(workspace: Path) -> list[str]:
@@ -68,6 +68,12 @@ async def check_recipe(context: Context, engines: EnginePool) -> AsyncIterator[s
         if generator.input == "documents" or not generator.steps:
             engines.tokenizer(generator.engine)
     for score in context.recipe.score:
+        if isinstance(score, Evidence):
+            yield f"score {score.name!r}: no model"
+            continue
+        if isinstance(score, Judge):
+            yield f"score {score.name!r}: asks engine {score.engine!r}"
+            continue
         if find_spec("torch") is None:
             raise UserError(f"score {score.name!r} needs torch: install longloom[cpu] or longloom[gpu]")
         if isinstance(score, Gateau):

@@ -1,6 +1,6 @@
 """The stages of curation: every document judged by itself, then what only the corpus as a whole decides.
 
-`curate.judge`: rules and cleaners, a shard of documents a unit, in processes of their own or on Beam workers.
+`curate.rules`: rules and cleaners, a shard of documents a unit, in processes of their own or on Beam workers.
 `curate.corpus`: duplicates among what is left, alarms, and the list of documents that go on: the table `curated`.
 """
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipelines.beam import BeamExecutor
 from pipelines.code_version import code_version
 from pipelines.curate_shard import Job, Shard, judge_shard
-from pipelines.curated import CORPUS, JUDGE
+from pipelines.curated import CORPUS, RULES
 from pipelines.manifest import UnitRecord
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
@@ -40,10 +40,10 @@ def make_executor(config: Curate, context: Context) -> Processes | BeamExecutor:
     return BeamExecutor(config.executor.options, context.workspace.root / ".beam")
 
 
-class JudgeStage(Stage):
+class RulesStage(Stage):
     """Rules and cleaners that judge documents one by one."""
 
-    name = JUDGE
+    name = RULES
 
     def __init__(self, config: Curate) -> None:
         self.config = config
@@ -123,7 +123,7 @@ class CorpusStage(Stage):
         return {"code": code_version("pipelines/curate.py", "filters/curation/*.py")}
 
     def units(self, context: Context) -> list[Unit]:
-        before = {key: asdict(unit) for key, unit in context.upstream(JUDGE).units.items()}
+        before = {key: asdict(unit) for key, unit in context.upstream(RULES).units.items()}
         return [Unit("all", digest([self.settings(context), before]))]
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
@@ -159,8 +159,8 @@ class CorpusStage(Stage):
 
     def _judged(self, context: Context) -> Iterator["_Judged"]:
         """All documents as the stage before has left them, in the order of ingest."""
-        root, records = context.workspace.root, context.upstream(JUDGE).units
-        for unit in JudgeStage(self.config).units(context):
+        root, records = context.workspace.root, context.upstream(RULES).units
+        for unit in RulesStage(self.config).units(context):
             cleaned = dict(_cleaned(root, records[unit.key].parts))
             file = pq.ParquetFile(root / unit.work.file)
             documents = file.read_row_groups(unit.work.groups, ["document_id", "source"]).to_pylist()

@@ -5,12 +5,12 @@ from pipelines.shards import Part
 from pipelines.stages import Context
 from schemas.recipe import Recipe
 
-JUDGE, CORPUS = "curate.judge", "curate.corpus"
+RULES, CORPUS = "curate.rules", "curate.corpus"
 
 
 def curation(recipe: Recipe) -> tuple[str, ...]:
     """The stages of curation that the recipe has."""
-    return () if recipe.curate is None else (JUDGE, CORPUS)
+    return () if recipe.curate is None else (RULES, CORPUS)
 
 
 def curated_documents(context: Context) -> tuple[list[Part], SeenIds | None]:
@@ -20,4 +20,4 @@ def curated_documents(context: Context) -> tuple[list[Part], SeenIds | None]:
         return parts, None
     kept = SeenIds()
     kept.load(context.workspace.root / part.file for part in context.upstream(CORPUS).parts("curated"))
-    return [*parts, *context.upstream(JUDGE).parts("documents")], kept
+    return [*parts, *context.upstream(RULES).parts("documents")], kept

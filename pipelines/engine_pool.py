@@ -1,7 +1,7 @@
 """The engines of a run: started when first needed, kept while stages use them, one local model at a time."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,14 @@ class EnginePool:
                 window = 0 if name is None else await self.window(name)
                 self._runners[name] = Runner(engine, self._ledger, window, self.tokenizer(name), self.recipe.seed)
             return self._runners[name]
+
+    async def runners(self, name: str | None, steps: Mapping[str, str]) -> tuple[Runner, dict[str, Runner]]:
+        """The runner of an engine, and by step those of the steps that another one answers."""
+        beside = set(steps.values())
+        runner = await self.runner(name, *beside)
+        keep = (*beside, *([name] if name is not None else []))
+        others = {one: await self.runner(one, *keep) for one in sorted(beside)}
+        return runner, {step: others[one] for step, one in steps.items()}
 
     async def scorer(self, config: ScorerConfig) -> ScorerProcess:
         """The scoring process of a model. All local engines and another model's scorer are closed first."""

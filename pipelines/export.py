@@ -18,6 +18,7 @@ from pipelines.files import sync
 from pipelines.indicator import marked_answers, with_indicator
 from pipelines.manifest import UnitRecord
 from pipelines.pairs import LONGPO, PREFERENCE, conversations, reference_logps, score_units, with_logps
+from pipelines.select import selected_ids
 from pipelines.shards import write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.errors import UserError
@@ -133,7 +134,7 @@ class ExportStage(Stage):
             for table, left_out in self._tables(config, context):
                 writer.write(table)
                 states += [_state_row(self.name, row_id, config) for row_id in table.column("id").to_pylist()]
-                states += [_state_row(self.name, row_id) for row_id in left_out]
+                states += [_state_row(self.name, row_id, reason=reason) for row_id, reason in left_out]
                 context.progress.advance(table.num_rows + len(left_out))
             writer.close()
             counts[config] = writer.rows
@@ -152,8 +153,8 @@ class ExportStage(Stage):
         written = (folder / "README.md").exists() and all(_complete(folder / config) for config in self.config.configs)
         return super().intact(record, context) and written
 
-    def _tables(self, config: str, context: Context) -> Iterator[tuple[pa.Table, list[str]]]:
-        """Batches in the export's schema, each with the ids of rows that the recipe leaves out."""
+    def _tables(self, config: str, context: Context) -> Iterator[tuple[pa.Table, list[tuple[str, str]]]]:
+        """Batches in the export's schema, each with the ids of rows that the recipe leaves out, and why."""
         logps = reference_logps(context.workspace) if config in ("preference", "longpo") else {}
         if config == "longpo":
             for stage in self._makers:
@@ -161,20 +162,26 @@ class ExportStage(Stage):
                     yield documents, []
             return
         table, id_column = _TABLE[config]
-        parts, keep = [part for stage in self._makers for part in context.upstream(stage).parts(table)], None
+        parts, curated = [part for stage in self._makers for part in context.upstream(stage).parts(table)], None
         if config == "documents":
-            parts, keep = curated_documents(context)
-        schema, methods = SCHEMAS[config], self.config.methods
+            parts, curated = curated_documents(context)
+        schema = SCHEMAS[config]
+        kept: list[tuple[str, str, pa.Array]] = []  # column, reason of those left out, what it must be one of
+        if config != "documents" and self.config.methods is not None:
+            kept.append(("method", "method_not_exported", pa.array(self.config.methods)))
+        if config != "documents" and self.config.select is not None:
+            chosen = pa.array(selected_ids(context, self.config.select), pa.string())
+            kept.append((id_column, "not_selected", chosen))
         indicator = self.config.indicator if config == "sft" else None
         marks = {} if indicator is None else marked_answers(indicator, context)
         for part in parts:
             for batch in pq.ParquetFile(context.workspace.root / part.file).iter_batches(BATCH_ROWS):
-                left_out: list[str] = []
-                if keep is not None:  # the others have their state from curation
-                    batch = batch.filter(pa.array([one in keep for one in batch.column(id_column).to_pylist()]))
-                if config != "documents" and methods is not None:
-                    wanted = pc.is_in(batch.column("method"), pa.array(methods))
-                    left_out = batch.filter(pc.invert(wanted)).column(id_column).to_pylist()
+                left_out: list[tuple[str, str]] = []
+                if curated is not None:  # what curation took has its reason there
+                    batch = batch.filter(pa.array([one in curated for one in batch[id_column].to_pylist()]))
+                for column, reason, values in kept:
+                    wanted = pc.is_in(batch.column(column), values)
+                    left_out += [(one, reason) for one in batch.filter(pc.invert(wanted))[id_column].to_pylist()]
                     batch = batch.filter(wanted)
                 if config == "preference":
                     yield with_logps(batch, logps), left_out
@@ -201,10 +208,10 @@ def _complete(folder: Path) -> bool:
     return bool(names) and len(names) == int(names[0].rpartition("-")[2])
 
 
-def _state_row(stage: str, row_id: str, config: str | None = None) -> dict[str, Any]:
-    """`config` None: the row was left out because its method is not among the export's methods."""
-    state, reason = (State.OK, "") if config is not None else (State.FILTERED, "method_not_exported")
-    return {"row_id": row_id, "stage": stage, "state": state.value, "reason": reason, "detail": config or ""}
+def _state_row(stage: str, row_id: str, config: str = "", reason: str = "") -> dict[str, Any]:
+    """`reason`: why the row was left out."""
+    state = State.FILTERED if reason else State.OK
+    return {"row_id": row_id, "stage": stage, "state": state.value, "reason": reason, "detail": config}
 
 
 def replace_folder(temporary: Path, final: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from generators.base import Cost
@@ -102,10 +103,7 @@ class GenerateStage(Stage):
         return None
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
-        names = set(self.config.step_engines.values())
-        runner = await self.engines.runner(self.config.engine, *names)
-        keep = (*names, *([self.config.engine] if self.config.engine is not None else []))
-        others = {name: await self.engines.runner(name, *keep) for name in sorted(names)}
+        runner, others = await self.engines.runners(self.config.engine, self.config.step_engines)
         context.progress.watch(runner)
         outcomes = await runner.run(
             self.generator,
@@ -113,7 +111,7 @@ class GenerateStage(Stage):
             self.config.steps,
             unit=number,
             on_row=lambda _: context.progress.advance(1),
-            step_runners={step: others[name] for step, name in self.config.step_engines.items()},
+            step_runners=others,
         )
         self.settle(outcomes, context)
         return self.write(unit, outcomes, runner, context)
@@ -134,13 +132,9 @@ class GenerateStage(Stage):
         parts: list[Part] = [
             *write_rows(root, "samples", name, samples),
             *write_rows(root, "preferences", name, preferences),
-            *write_rows(root, "requests", name, (row for outcome in outcomes for row in self._request_rows(outcome))),
-            *write_rows(root, "row_states", name, (self._state_row(outcome) for outcome in outcomes)),
+            *write_calls(root, self.name, name, self.config.method, outcomes),
         ]
-        states = Counter(outcome.state.value for outcome in outcomes)
-        return UnitRecord(
-            unit.fingerprint, parts, len(outcomes), dict(sorted(states.items())), retry=State.FAILED.value in states
-        )
+        return unit_record(unit, parts, outcomes)
 
     def _sample_row(self, outcome: Outcome, sample: Sample, runner: Runner, context: Context) -> Row:
         messages = messages_column(sample.messages)
@@ -170,7 +164,6 @@ class GenerateStage(Stage):
         }
 
     def _provenance(self, outcome: Outcome, record: Record, runner: Runner, context: Context) -> Row:
-        used = dict.fromkeys(entry.step for entry in outcome.entries)
         return {
             "row_id": outcome.task.row_id,
             "stage": self.name,
@@ -182,23 +175,44 @@ class GenerateStage(Stage):
             "details": canonical_json(record.details),
             # What people wrote and no model was asked for is no model's.
             "model": runner.engine.identity.model if outcome.entries else NoEngine().identity.model,
-            "prompt_version": " ".join(f"{step}:{version(self.config.method, step)}" for step in used),
+            "prompt_version": prompt_versions(outcome, self.config.method),
             "recipe_hash": context.recipe_hash,
         }
 
-    def _request_rows(self, outcome: Outcome) -> Iterator[Row]:
-        for entry in outcome.entries:
-            columns = {name: getattr(entry, name) for name in entry.__slots__ if name != "revision"}
-            yield {**columns, "row_id": outcome.task.row_id, "stage": self.name, "method": self.config.method}
 
-    def _state_row(self, outcome: Outcome) -> Row:
-        return {
-            "row_id": outcome.task.row_id,
-            "stage": self.name,
-            "state": outcome.state.value,
-            "reason": outcome.reason,
-            "detail": outcome.detail[:500],
-        }
+def write_calls(root: Path, stage: str, name: str, method: str, outcomes: list[Outcome]) -> list[Part]:
+    """What a unit's rows asked and how they ended: its parts of `requests` and `row_states`."""
+    requests = (row for outcome in outcomes for row in _request_rows(outcome, stage, method))
+    states = (_state_row(outcome, stage) for outcome in outcomes)
+    return [*write_rows(root, "requests", name, requests), *write_rows(root, "row_states", name, states)]
+
+
+def _request_rows(outcome: Outcome, stage: str, method: str) -> Iterator[Row]:
+    for entry in outcome.entries:
+        columns = {name: getattr(entry, name) for name in entry.__slots__ if name != "revision"}
+        yield {**columns, "row_id": outcome.task.row_id, "stage": stage, "method": method}
+
+
+def _state_row(outcome: Outcome, stage: str) -> Row:
+    return {
+        "row_id": outcome.task.row_id,
+        "stage": stage,
+        "state": outcome.state.value,
+        "reason": outcome.reason,
+        "detail": outcome.detail[:500],
+    }
+
+
+def unit_record(unit: Unit, parts: list[Part], outcomes: list[Outcome]) -> UnitRecord:
+    states = Counter(outcome.state.value for outcome in outcomes)
+    return UnitRecord(
+        unit.fingerprint, parts, len(outcomes), dict(sorted(states.items())), retry=State.FAILED.value in states
+    )
+
+
+def prompt_versions(outcome: Outcome, method: str) -> str:
+    used = dict.fromkeys(entry.step for entry in outcome.entries)
+    return " ".join(f"{step}:{version(method, step)}" for step in used)
 
 
 def messages_column(messages: Messages) -> list[dict[str, str]]:
@@ -209,7 +223,8 @@ def refuse_duplicates(outcomes: list[Outcome]) -> None:
     """The same document drawn twice may give the same record: the second one is no new data."""
     seen: set[str] = set()
     for outcome in outcomes:
-        for record in outcome.records:
+        records: list[Record] = [*outcome.samples, *outcome.preferences]
+        for record in records:
             key = digest(
                 [list(message) for message in record.messages]
                 if isinstance(record, Sample)

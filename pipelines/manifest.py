@@ -18,7 +18,7 @@ LAYOUT = 1
 
 @dataclass(slots=True)
 class UnitRecord:
-    """One finished unit. `retry`: it holds rows in state failed that the next run should try again."""
+    """One finished unit. `retry`: it holds rows that the next run should try again: failed, or out of memory."""
 
     fingerprint: str
     parts: list[Part]

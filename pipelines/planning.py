@@ -12,6 +12,7 @@ from generators.base import Cost, RowSize
 from pipelines.build import documents_first, make_stages
 from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage
+from pipelines.judge_stage import JudgeStage
 from pipelines.manifest import changed_settings, load_manifest
 from pipelines.rows import load
 from pipelines.sources import inputs
@@ -94,6 +95,10 @@ async def _plan_rest(
             done = [load_manifest(context.workspace.manifest(p.name)) for p in plans]
             fresh = trial is None and all(m is not None and m.done for m in done) and not any(p.todo for p in plans)
             plan = _plan_stage(stage, context, stage.units(context)) if fresh else StagePlan(stage.name, 1, 1)
+            if fresh and isinstance(stage, JudgeStage):
+                units, todo = stage.units(context), _todo(stage, context, stage.units(context))
+                planned, new = (sum(unit.rows or 0 for unit in some) for some in (units, todo))
+                plan.estimate = Estimate(planned, new, stage.cost(todo, context))
             if plan.todo and isinstance(stage, GenerateStage) and (expected := stage.expected()) is not None:
                 rows, cost = expected
                 plan.estimate = Estimate(rows, rows, cost)

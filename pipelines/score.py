@@ -5,7 +5,7 @@ Each pass of a recipe's score entries is a stage. What is made of all rows toget
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,31 @@ import pyarrow.parquet as pq
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
+from pipelines.evidence import EvidenceStage
+from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, UnitRecord
-from pipelines.score_pool import GateauStage, HmgStage
+from pipelines.score_pool import GateauStage, pool_stages
 from pipelines.scorer_process import ScorerConfig
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 from schemas.ids import digest
-from schemas.scores import Gateau, Hmg, ModelScorer, Pass, RefLogps, ScoreConfig
-from schemas.states import State
+from schemas.scores import DocumentScorer, Evidence, Gateau, Judge, ModelScorer, OneModel, Pass, RefLogps, ScoreConfig
+from schemas.states import OUT_OF_MEMORY, State
 from schemas.tables import TABLES
 
 # Settings that decide which rows, or when and where they are computed, not what comes out.
-_NO_RESULT = ("limit", "methods", "batch_tokens", "shard_rows")
-_ID = {"samples": "sample_id", "preferences": "preference_id"}
+_NO_RESULT = ("limit", "methods", "sources", "batch_tokens", "shard_rows")
+_ID = {"samples": "sample_id", "preferences": "preference_id", "documents": "document_id"}
 # The files of filters/scorers beside a scorer's own that decide what it finds.
 _CODE = ("core.py", "attention.py", "conversation.py")
 _MORE_CODE = {
     "ref_logps": ("chat.py",),
     "cam": ("context_dependency.py", "response_nll.py", "pool.py"),
+    "long_range": ("documents.py", "pool.py"),
+    "far_attention": ("documents.py",),
+    "coherence_gain": ("documents.py",),
 }
 
 
@@ -51,8 +56,15 @@ class ScoreStage(Stage):
     so that a part which is made anew costs only its own scores. A row that was made twice is scored once."""
 
     def __init__(self, config: ModelScorer, reading: Pass, makers: list[str], engines: EnginePool) -> None:
+        if reading.seeded:
+            reading = replace(reading, options={**reading.options, "seed": engines.recipe.seed})
         self.config, self.reading, self.engines, self._makers = config, reading, engines, makers
         self.name = ".".join(filter(None, ["score", config.name, reading.suffix]))
+        # Which rows: those with one of these in this column.
+        if isinstance(config, DocumentScorer):
+            self._column, self._only = "source", config.sources
+        else:
+            self._column, self._only = "method", config.methods
 
     @cached_property  # it reads the whole folder
     def _model(self) -> ResolvedModel:
@@ -92,7 +104,7 @@ class ScoreStage(Stage):
         return {
             "scorer": self.reading.scorer,
             "options": self.reading.options,
-            "methods": None if self.config.methods is None else list(self.config.methods),
+            f"{self._column}s": None if self._only is None else list(self._only),
             "batch_tokens": self.config.batch_tokens,
             "shard_rows": self.config.shard_rows,
             "limit": context.limit,
@@ -114,12 +126,12 @@ class ScoreStage(Stage):
     def _check_same_model(self, maker: Manifest) -> None:
         """The reference is the model that wrote the answers, as the maker's manifest tells."""
         wrote = maker.settings.get("engine") or {}
-        reads = self.engines.facts(self.config.engine)
+        reads = self.engines.facts(self.reading.engine)
         if (wrote.get("model"), wrote.get("revision")) != (reads["model"], reads["revision"]):
             one, other = (f"{facts.get('model')} ({facts.get('revision')})" for facts in (wrote, reads))
             raise UserError(
                 f"score {self.config.name!r}: the reference must be the model that wrote the answers: stage "
-                f"{maker.stage} used {one}, engine {self.config.engine!r} is {other}"
+                f"{maker.stage} used {one}, engine {self.reading.engine!r} is {other}"
             )
 
     def _shards(self, context: Context) -> Iterator[tuple[str, Shard]]:
@@ -141,12 +153,12 @@ class ScoreStage(Stage):
 
     def _wanted(self, file: Path) -> Iterator[str]:
         """Ids of the rows to score; of preferences, those with a short prompt. Of the prompts only roles are read."""
-        columns = [_ID[self.reading.rows], "method"]
+        columns = [_ID[self.reading.rows], self._column]
         if self.reading.rows == "preferences":
             columns.append("short_prompt.list.element.role")
         table = pq.ParquetFile(file).read(columns)
-        for row_id, method, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if all(roles) and (self.config.methods is None or method in self.config.methods):
+        for row_id, kind, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if all(roles) and (self._only is None or kind in self._only):
                 yield row_id
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
@@ -163,9 +175,9 @@ class ScoreStage(Stage):
             *write_rows(root, "row_states", name, (self._state_row(one) for one in done)),
         ]
         states = Counter(one["state"] for one in done)
-        return UnitRecord(
-            unit.fingerprint, parts, len(done), dict(sorted(states.items())), retry=State.FAILED.value in states
-        )
+        # A larger machine, or one with fewer other tenants, may hold what this one could not.
+        retry = State.FAILED.value in states or any(one["reason"] == OUT_OF_MEMORY for one in done)
+        return UnitRecord(unit.fingerprint, parts, len(done), dict(sorted(states.items())), retry=retry)
 
     def _score_rows(self, answer: dict[str, Any]) -> Iterator[Row]:
         for values in answer["values"]:
@@ -181,19 +193,27 @@ def scored_model(config: ModelScorer, engines: EnginePool, engine: str) -> Resol
     """The weights that a score entry reads as this engine: the engine's, or those it names for a server."""
     found = engines.configs[engine]
     if isinstance(found, OpenAIEngine):
-        assert config.model is not None, "the recipe was checked"
+        assert isinstance(config, OneModel) and config.model is not None, "the recipe was checked"
         return resolve_model(config.model, engines.base_dir)
     return resolve_model(found.model, engines.base_dir, found.revision)
 
 
 def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: EnginePool) -> list[Stage]:
     """All stages of the recipe's `score` list, in the order they run."""
+    from pipelines.judge_stage import JudgeStage  # it stands on ScoreStage
+
     stages: list[Stage] = []
     for config in configs:
         if isinstance(config, Gateau):
             stages.append(GateauStage(config))
             continue
-        stages += [ScoreStage(config, reading, makers, engines) for reading in config.passes()]
-        if isinstance(config, Hmg):
-            stages.append(HmgStage(config))
+        if isinstance(config, Evidence):
+            stages.append(EvidenceStage(config, makers))
+            continue
+        if isinstance(config, Judge):
+            stages.append(JudgeStage(config, makers, engines))
+            continue
+        read_from = [IngestStage.name] if isinstance(config, DocumentScorer) else makers
+        stages += [ScoreStage(config, reading, read_from, engines) for reading in config.passes()]
+        stages += pool_stages(config)
     return stages

@@ -24,6 +24,9 @@ SCORERS = {
     "context_dependency": "filters.scorers.context_dependency:ContextDependency",
     "response_nll": "filters.scorers.response_nll:ResponseNll",
     "cam": "filters.scorers.cam:Cam",
+    "long_range": "filters.scorers.long_range:LongRange",
+    "far_attention": "filters.scorers.far_attention:FarAttention",
+    "coherence_gain": "filters.scorers.coherence_gain:CoherenceGain",
 }
 
 

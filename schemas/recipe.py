@@ -13,7 +13,18 @@ from schemas.curation import Curate
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
 from schemas.model import Model, Positive, Slug, suggestion
-from schemas.scores import Gateau, ModelScorer, RefLogps, ScoreConfig
+from schemas.scores import (
+    DocumentScorer,
+    Evidence,
+    Gateau,
+    Judge,
+    JudgeScorer,
+    ModelScorer,
+    OneModel,
+    RefLogps,
+    ScoreConfig,
+)
+from schemas.select import Select, place_of
 from schemas.sources import AnySource
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
@@ -36,6 +47,7 @@ class Export(Model):
         "documents",
     )
     methods: tuple[Slug, ...] | None = None  # default: all
+    select: Slug | None = None  # the name of a selection; default: all rows. Documents are not selected
     shard_size: Positive = 500_000_000  # bytes of Parquet, e.g. 500MB
     indicator: Indicator | None = None  # default: messages as they are
 
@@ -58,7 +70,7 @@ class Export(Model):
 
 
 class Recipe(Model):
-    """What to build. Stages run in this order: ingest, curate, generate and score (each in turn), export."""
+    """What to build. Stages run in this order: ingest, curate, generate, score, select (each in turn), export."""
 
     name: Slug
     description: str = ""
@@ -70,6 +82,7 @@ class Recipe(Model):
     engines: dict[Slug, EngineConfig] = {}
     generate: tuple[MethodConfig, ...] = ()
     score: tuple[ScoreConfig, ...] = ()
+    select: tuple[Select, ...] = ()
     export: tuple[Export, ...] = ()
 
     @model_validator(mode="after")
@@ -80,6 +93,7 @@ class Recipe(Model):
             ("source", [s.name for s in (*self.documents, *self.instructions)]),
             ("generate", [g.name for g in self.generate]),
             ("score", [s.name for s in self.score]),
+            ("select", [s.name for s in self.select]),
             ("export", [e.name for e in self.export]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -91,6 +105,8 @@ class Recipe(Model):
             self._check_sources(generator)
         for number, score in enumerate(self.score):
             self._check_score(score, self.score[:number])
+        for select in self.select:
+            self._check_select(select)
         methods = {generator.method for generator in self.generate}
         for export in self.export:
             for method in export.methods or ():
@@ -100,21 +116,44 @@ class Recipe(Model):
                         f"{suggestion(method, methods)}"
                     )
             self._check_indicator(export)
+            self._check_selection(export)
             if "longpo" in export.configs and "longpo" not in (export.methods or methods):
                 what = "'generate'" if export.methods is None else "its 'methods'"
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
 
     def _check_curate(self) -> None:
-        offered = [source.name for source in self.documents]
-        if self.curate is not None and not offered:
+        if self.curate is None:
+            return
+        if not self.documents:
             raise ValueError("'curate' judges documents, and the recipe has none")
-        for rule in self.curate.rules if self.curate is not None else ():
-            for name in rule.sources or ():
-                if name not in offered:
-                    raise ValueError(
-                        f"curate, rule {rule.rule!r}: no source {name!r} under 'documents'{suggestion(name, offered)}"
-                    )
+        for rule in self.curate.rules:
+            self._check_offered(f"curate, rule {rule.rule!r}", "documents", rule.sources)
+
+    def _check_select(self, select: Select) -> None:
+        if select.ranking is None:
+            return
+        try:
+            place_of(select.ranking.by, select.rows, {score.name: score.scorer for score in self.score})
+        except ValueError as error:
+            what, word, known = error.args
+            raise ValueError(f"select {select.name!r}: {what}{suggestion(word, known)}") from error
+
+    def _check_selection(self, export: Export) -> None:
+        if export.select is None:
+            return
+        known = {select.name: select.rows for select in self.select}
+        if export.select not in known:
+            close = suggestion(export.select, known)
+            raise ValueError(f"export {export.name!r}: no selection {export.select!r} under 'select'{close}")
+        kind = known[export.select]
+        config = {"samples": "sft", "preferences": "preference"}[kind]
+        other = sorted(set(export.configs) - {"documents", config})
+        if other or config not in export.configs:
+            raise ValueError(
+                f"export {export.name!r}: {export.select!r} selects {kind}, for the config {config!r}"
+                f"{f', not {other[0]!r}' if other else ''}"
+            )
 
     def _check_indicator(self, export: Export) -> None:
         if export.indicator is None:
@@ -164,7 +203,15 @@ class Recipe(Model):
                         f"{suggestion(wanted, known)}"
                     )
             return
-        self._check_score_engines(score)
+        if isinstance(score, Evidence):
+            return
+        if isinstance(score, Judge):
+            self._check_judge(score)
+        else:
+            self._check_score_engines(score)
+        if isinstance(score, DocumentScorer):
+            self._check_offered(f"score {score.name!r}", "documents", score.sources)
+            return
         made = {generator.method for generator in self.generate}
         for method in score.methods or ():
             if method not in made:
@@ -175,11 +222,31 @@ class Recipe(Model):
         if isinstance(score, RefLogps):
             self._check_reference(score, [other for other in earlier if isinstance(other, RefLogps)])
 
-    def _check_score_engines(self, score: ModelScorer) -> None:
-        for name in (score.engine, *score.local_engines):
+    def _check_judge(self, score: JudgeScorer) -> None:
+        for step, sampling in score.steps.items():
+            name = score.step_engines.get(step, score.engine)
             if name not in self.engines:
                 close = suggestion(name, self.engines)
                 raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
+            served = self.engines[name]
+            hosted = isinstance(served, OpenAIEngine) and served.server == "openai"
+            if hosted and (sampling.top_k or sampling.repetition_penalty != 1.0):
+                raise ValueError(
+                    f"score {score.name!r}: sampling.{step} asks for top_k or repetition_penalty, which engine "
+                    f"{name!r} (server: openai) cannot do"
+                )
+
+    def _check_score_engines(self, score: ModelScorer) -> None:
+        leading = (score.engine,) if isinstance(score, OneModel) else ()
+        for name in (*leading, *score.local_engines):
+            if name not in self.engines:
+                close = suggestion(name, self.engines)
+                raise ValueError(f"score {score.name!r}: no engine {name!r} under 'engines'{close}")
+        for name in score.local_engines:
+            if isinstance(self.engines[name], OpenAIEngine):
+                raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
+        if not isinstance(score, OneModel):
+            return
         engine = self.engines[score.engine]
         if isinstance(engine, OpenAIEngine) and score.model is None:
             raise ValueError(
@@ -190,9 +257,6 @@ class Recipe(Model):
             raise ValueError(
                 f"score {score.name!r}: 'model' is for engines that are servers; engine {score.engine!r} names its own"
             )
-        for name in score.local_engines:
-            if isinstance(self.engines[name], OpenAIEngine):
-                raise ValueError(f"score {score.name!r}: engine {name!r} must be of this machine, not a server")
 
     def _check_reference(self, score: RefLogps, earlier: list[RefLogps]) -> None:
         for other in earlier:  # a preference has one pair of numbers
@@ -210,18 +274,21 @@ class Recipe(Model):
 
     def _check_sources(self, generator: MethodConfig) -> None:
         kind = "documents" if generator.input == "nothing" else generator.input  # to hide things in, if anything
-        offered = {s.name for s in getattr(self, kind)}
-        if not offered and generator.input != "nothing":
-            raise ValueError(f"generate {generator.name!r} reads {generator.input}, and the recipe has none")
-        for name in generator.sources or ():
-            if name not in offered:
-                raise ValueError(
-                    f"generate {generator.name!r}: no source {name!r} under {kind!r}{suggestion(name, offered)}"
-                )
+        optional = generator.input == "nothing"
+        self._check_offered(f"generate {generator.name!r}", kind, generator.sources, optional)
         try:
             generator.check_sources(self.documents, self.instructions)
         except ValueError as error:
             raise ValueError(f"generate {generator.name!r}: {error}") from error
+
+    def _check_offered(self, who: str, kind: str, sources: tuple[str, ...] | None, optional: bool = False) -> None:
+        """Has the recipe what this entry reads?"""
+        offered = {s.name for s in getattr(self, kind)}
+        if not offered and not optional:
+            raise ValueError(f"{who} reads {kind}, and the recipe has none")
+        for name in sources or ():
+            if name not in offered:
+                raise ValueError(f"{who}: no source {name!r} under {kind!r}{suggestion(name, offered)}")
 
 
 def same_weights(one: EngineConfig, other: EngineConfig) -> bool:

@@ -1,5 +1,6 @@
 """The records that generators read and emit, as plain dataclasses."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,3 +63,26 @@ class Preference:
 
 
 Record = Sample | Preference
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A sample as a judge reads it: a row of the table `samples`. `evidence`: the texts that its spans point to."""
+
+    sample_id: str
+    messages: Messages
+    document_ids: tuple[str, ...]
+    details: dict[str, Any]
+    evidence: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As scorers read it (filters/scorers/conversation.py)."""
+        messages = [{"role": role, "content": content} for role, content in self.messages]
+        return {"messages": messages, "document_ids": self.document_ids, "details": json.dumps(self.details)}
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Numbers on one row, by the columns of a score table. What was not measured is None."""
+
+    values: dict[str, Any]

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+OUT_OF_MEMORY = "out_of_memory"  # the reason of a row that this machine cannot hold: tried again by the next run
+
 
 class State(StrEnum):
     OK = "ok"

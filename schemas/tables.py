@@ -46,7 +46,7 @@ TABLES: dict[str, pa.Schema] = {
         prompt_tokens=_I, cached_tokens=_I, completion_tokens=_I, seconds=_F, response=_S, prompt=JSON, engine=_S,
     ),
     "row_states": _schema(row_id=_S, stage=_S, state=_S, reason=_S, detail=_S),
-    "selected": _schema(row_id=_S, rank=_I, score=_F),
+    "selected": _schema(row_id=_S, rank=_I, score=_F, stage=_S),
     "packs": _schema(
         pack_id=_S, input_ids=pa.list_(pa.int32()), labels=pa.list_(pa.int32()),
         position_ids=pa.list_(pa.int32()), seq_lengths=pa.list_(pa.int32()),
@@ -59,6 +59,7 @@ TABLES: dict[str, pa.Schema] = {
 }  # fmt: skip
 
 _B, _FS = pa.bool_(), pa.list_(pa.float64())
+_FAR = {"ds": _F, "du": _F, "n_windows": _I, "n_tokens": _I, "window_tokens": _I, "layer": _I, "model": _S}
 
 # Score tables exist from the start, so that queries over them answer with no rows instead of an error. docs/scoring.md
 # says what their columns mean. `row_id` is the sample's or preference's id, `stage` the score entry.
@@ -70,9 +71,10 @@ for _name, _columns in {
         **{f"cd_{part}{form}": _F for part in ("doc", "question", "system", "own") for form in ("", "_lift")},
         "cd_layer": _I, "cd_probe": _S, "cd_heads": _I, "n_user_tok": _I, "n_resp_tok": _I,
         **{f"n_{part}_tok": _I for part in ("doc", "question", "system", "own")},
-        "truncated": _B, "cd_flag": _B, "threshold": _F, "split": _S, "scorer_version": _S,
+        "truncated": _B, "n_windows": _I, "windows": _S, "cd_flag": _B, "threshold": _F, "split": _S,
+        "scorer_version": _S,
     },
-    # What hmg is made of: one line for each sample and model.
+    # What hmg, loss_drop and likelihood are made of: one line for each sample and reading.
     "readings_nll": {
         "n_ctx": _I, "n_read": _I, "n_resp": _I, "nll": _F, "truncated": _B, "model": _S, "scorer_version": _S,
     },
@@ -81,14 +83,50 @@ for _name, _columns in {
         "n_ctx_short": _I, "n_resp": _I, "norm": _S, "pool_id": _S, "model_short": _S, "model_long": _S,
         "surrogate": _B, "truncated": _B, "scorer_version": _S,
     },
+    "scores_loss_drop": {
+        "loss_drop": _F, "nll_with": _F, "nll_without": _F, "n_ctx": _I, "n_read": _I, "n_resp": _I, "model": _S,
+        "truncated": _B, "scorer_version": _S,
+    },
+    # The lists have an element for each model, in the order of the recipe.
+    "scores_likelihood": {
+        "mean_logp": _F, "logps": _FS, "models": STRINGS, "n_resp": pa.list_(_I), "truncated": _B, "scorer_version": _S,
+    },
     "scores_cam": {
         "cam": _F, "cas": _F, "n_ctx": _I, "n_resp": _I, "seg_len": _I, "n_seg": _I, "n_scored": _I, "seg_nll": _FS,
         "seg_attn": _FS, "importance": _S, "direction": _S, "layers": pa.list_(_I), "model": _S, "truncated": _B,
         "scorer_version": _S,
     },
+    # Where in the prompt the evidence stands and how hard it is to find; no model. Words of filters/matching.
+    "scores_evidence": {
+        "scope_tokens": _I, "n_spans": _I, "scope_share": _F, "span_extent": _F, "mean_gap": _F, "n_documents": _I,
+        "depth": _F, "bm25_rank": _I, "n_chunks": _I, "overlap": _F, "scorer_version": _S,
+    },
     "scores_gateau": {
         "score": _F, "rank": _I, "hmg": _F, "cam": _F, "hmg_rank": _F, "cam_rank": _F, "alpha": _F, "pool_id": _S,
         "scorer_version": _S,
+    },
+    # Of documents: row_id is the document's id.
+    "scores_long_range": {
+        "lds_score": _F, "n_pairs": _I, "n_kept": _I, "strength": _F, "distance": _F, "specificity": _F, "n_chunks": _I,
+        "n_tokens": _I, "window_tokens": _I, "chunk_tokens": _I, "lds_model": _S, "scorer_version": _S,
+    },
+    "readings_far_attention": {**_FAR, "scorer_version": _S},
+    "scores_far_attention": {"score": _F, **_FAR, "pool_id": _S, "scorer_version": _S},
+    "scores_coherence_gain": {
+        "coherence_gain": _F, "nll_near": _F, "nll_far": _F, "window_gains": _FS, "n_windows": _I, "n_tokens": _I,
+        "tail_tokens": _I, "near_tokens": _I, "far_tokens": _I, "model": _S, "scorer_version": _S,
+    },
+    # Made by asking a model; a check that was not made is NULL.
+    "scores_qa_checks": {
+        "verdict": _S, "label": _S, "answer_tokens": _I, "closed_book_acc": _F, "closed_book_f1": _FS,
+        "random_window_ok": _B, "random_window_f1": _F, "bm25_top1_ok": _B, "bm25_top1_f1": _F, "full_ok": _B,
+        "full_f1": _FS, "agreement": _F, "no_evidence_ok": _B, "no_evidence_f1": _F, "citation_ok": _B,
+        "unread": STRINGS, "split": _S, "judge_model": _S, "prompt_version": _S, "seed": _I, "scorer_version": _S,
+    },
+    "scores_quality": {
+        "s_q": _F, "relevance": _I, "accuracy": _I, "coherence": _I, "clarity": _I, "breadth_and_depth": _I,
+        "reading_experience": _I, "s_l": _F, "required_words": _I, "words": _I, "judge_model": _S,
+        "prompt_version": _S, "seed": _I, "scorer_version": _S,
     },
 }.items():  # fmt: skip
     TABLES[_name] = _schema(row_id=_S, stage=_S, **_columns)

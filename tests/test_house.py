@@ -16,6 +16,7 @@ from jinja2 import meta
 from generators import prompts
 from generators.registry import METHODS
 from schemas.methods import MethodConfig
+from schemas.scores import JudgeScorer
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("schemas", "filters", "generators", "pipelines", "flows")
@@ -68,6 +69,12 @@ def test_every_step_of_every_method_has_a_prompt_and_every_prompt_a_step():
         (method[model], step)
         for model in models
         if "sampling" in model.model_fields
+        for step in model.model_fields["sampling"].annotation.model_fields
+    }
+    judges = typing.get_args(JudgeScorer)
+    steps |= {
+        (model.model_fields["scorer"].annotation.__args__[0], step)
+        for model in judges
         for step in model.model_fields["sampling"].annotation.model_fields
     }
     wanted = {prompts.template(*step) for step in steps}  # a judge's prompt may serve many methods

@@ -266,7 +266,14 @@ def test_all_defaults_are_visible_and_read_back_the_same(tmp_path):
     recipe = read(tmp_path, GOOD)
     shown = recipe.model_dump(mode="json")
     assert shown["export"] == [
-        {"name": "out", "configs": ["sft", "documents"], "methods": None, "shard_size": 500_000_000, "indicator": None}
+        {
+            "name": "out",
+            "configs": ["sft", "documents"],
+            "methods": None,
+            "select": None,
+            "shard_size": 500_000_000,
+            "indicator": None,
+        }
     ]
     assert shown["engines"] == {
         "writer": {

@@ -21,11 +21,13 @@ _OTHER_MATHS = ("softcap", "s_aux", "sinks", "position_bias")  # arguments of ar
 @dataclass(frozen=True, slots=True)
 class Look:
     """What to measure in one sample. `rows`: for each token the group that its query counts for, `keys`: for each token
-    the segment that its key belongs to; NONE for neither. `sets`: unions of segments, each a number of its own."""
+    the segment that its key belongs to; NONE for neither. `sets`: unions of segments, each a number of its own. `far`:
+    a row sees only keys that stand at least so many tokens before it; the others' mass is left out, not shared out."""
 
     rows: Sequence[int]
     keys: Sequence[int]
     sets: tuple[tuple[int, ...], ...]
+    far: int = 0
 
     @property
     def groups(self) -> int:
@@ -46,13 +48,14 @@ class Enough(Exception):
 
 
 class Watcher:
-    """Collects the mass of a batch. `finish`: raise Enough after the last layer. `masses`: for each sample a float64
-    tensor (layers, groups, sets), the mean over the rows of a group."""
+    """Collects the mass of a batch. `finish`: raise Enough after the last layer. `halvings`: of the block of rows,
+    where memory is short. `masses`: for each sample a float64 tensor (layers, groups, sets), the mean over the rows of
+    a group."""
 
-    def __init__(self, view: View, looks: Sequence[Look], finish: bool) -> None:
+    def __init__(self, view: View, looks: Sequence[Look], finish: bool, halvings: int = 0) -> None:
         import torch
 
-        self._view, self._looks, self._finish = view, looks, finish
+        self._view, self._looks, self._finish, self._halvings = view, looks, finish, halvings
         self._left = set(view.layers)
         self.masses = [
             torch.zeros((len(view.layers), look.groups, len(look.sets)), dtype=torch.float64) for look in looks
@@ -70,7 +73,7 @@ class Watcher:
         for number, look in enumerate(self._looks):
             one_mask = None if mask is None else mask[min(number, mask.shape[0] - 1), 0]
             self.masses[number][place] = _measure(
-                query[number], key[number], one_mask, scale, look, self._view.heads
+                query[number], key[number], one_mask, scale, look, self._view.heads, self._halvings
             )  # fmt: skip
         self._left.remove(layer)
         if self._finish and not self._left:
@@ -81,7 +84,7 @@ class Watcher:
             raise UserError("this architecture's attention does not go through transformers' attention functions")
 
 
-def _measure(query: Any, key: Any, mask: Any, scale: float, look: Look, heads: str) -> Any:
+def _measure(query: Any, key: Any, mask: Any, scale: float, look: Look, heads: str, halvings: int) -> Any:
     """Means over the rows of each group: float64 (groups, sets), on the CPU."""
     import torch
 
@@ -94,10 +97,13 @@ def _measure(query: Any, key: Any, mask: Any, scale: float, look: Look, heads: s
     groups = torch.tensor([look.rows[place] for place in rows], device=query.device)
     segments = _segments(look, last, query.device)
     key = key[:, :last].to(torch.promote_types(key.dtype, torch.float32))  # bfloat16 would round scores
-    block = max(1, _BLOCK_BYTES // (4 * query.shape[0] * last))
+    block = max(1, min(_BLOCK_BYTES // (4 * query.shape[0] * last), len(rows)) >> halvings)
     for start in range(0, len(rows), block):
         some = where[start : start + block]
         weights = row_weights(query[:, some], key, None if mask is None else mask[some, :last], some, scale)
+        if look.far:
+            near = torch.arange(last, device=query.device) > some[:, None] - look.far
+            weights.masked_fill_(near, 0.0)
         mass = segments.mass(weights, heads)
         total.index_add_(0, groups[start : start + block], mass.double())
     counts = torch.bincount(groups, minlength=look.groups).clamp(min=1)

@@ -13,9 +13,10 @@ from typing import Any
 
 from filters.scorers.attention import Enough, Look, View, Watcher, register
 from schemas.errors import UserError
-from schemas.states import Reject, State
+from schemas.states import OUT_OF_MEMORY, Reject, State
 
 _BLOCK_BYTES = 128 * 2**20  # of float32 logits that exist at once; log-sum-exp needs as much again
+_HALVINGS = 4  # a sample that needs more is given up; what is left then is the model's own forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,9 @@ class ScorerCore:
         return layer % self.layers
 
     def read(self, samples: Sequence[Tokens], view: View | None = None, logps: bool = True) -> list[Reading | Reject]:
-        """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window
-        (over_budget), for which memory does not suffice even alone (failed), or whose numbers are not finite. `view`:
-        measure each sample's look. Without `logps` the pass ends at the last layer that is looked at."""
+        """A reading for each sample, in their order; a Reject for a sample that does not fit the model's window or,
+        even alone, the memory (both over_budget), or whose numbers are not finite. `view`: measure each sample's look.
+        Without `logps` the pass ends at the last layer that is looked at."""
         assert logps or view is not None
         results: dict[int, Reading | Reject] = {}
         fitting: list[int] = []
@@ -106,10 +107,13 @@ class ScorerCore:
             results.update(zip(batch, self._read_halving([samples[i] for i in batch], view, logps), strict=True))
         return [results[index] for index in range(len(samples))]
 
-    def _read_halving(self, batch: list[Tokens], view: View | None, logps: bool) -> list[Reading | Reject]:
-        """Where memory does not suffice: the two halves, one after the other."""
+    def _read_halving(
+        self, batch: list[Tokens], view: View | None, logps: bool, halvings: int = 0
+    ) -> list[Reading | Reject]:
+        """Where memory does not suffice: the two halves, one after the other, with half as many rows in a block of
+        logits or attention weights; a single sample with ever smaller blocks."""
         try:
-            return list(self._read_batch(batch, view, logps))
+            return list(self._read_batch(batch, view, logps, halvings))
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -118,13 +122,16 @@ class ScorerCore:
             import torch
 
             torch.cuda.empty_cache()
-        if len(batch) == 1:
+        if len(batch) == 1 and halvings >= _HALVINGS:
             detail = f"{len(batch[0])} tokens on {self.device}"
-            return [Reject(State.FAILED, "out_of_memory", detail)]
+            return [Reject(State.OVER_BUDGET, OUT_OF_MEMORY, detail)]
         middle = len(batch) // 2
-        return [one for half in (batch[:middle], batch[middle:]) for one in self._read_halving(half, view, logps)]
+        halves = [half for half in (batch[:middle], batch[middle:]) if half]
+        return [one for half in halves for one in self._read_halving(half, view, logps, halvings + 1)]
 
-    def _read_batch(self, batch: list[Tokens], view: View | None, logps: bool) -> Iterator[Reading | Reject]:
+    def _read_batch(
+        self, batch: list[Tokens], view: View | None, logps: bool, halvings: int
+    ) -> Iterator[Reading | Reject]:
         """Padding goes to the right and needs no mask: under causal attention no token sees what comes after it."""
         import torch
 
@@ -134,10 +141,10 @@ class ScorerCore:
             ids[row, : len(sample)] = torch.tensor([*sample.prompt, *sample.response])
         ids = ids.to(self.device)
         lengths = [len(sample.response) if logps else 0 for sample in batch]
-        with torch.inference_mode(), self._watched(batch, view, not logps) as watcher:
+        with torch.inference_mode(), self._watched(batch, view, not logps, halvings) as watcher:
             try:
                 output = self._decoder(input_ids=ids, use_cache=False)
-                found = self._response_logps(output, ids, batch).cpu() if logps else torch.empty(0)
+                found = self._response_logps(output, ids, batch, halvings).cpu() if logps else torch.empty(0)
             except Enough:
                 found = torch.empty(0)
         if watcher is not None:
@@ -150,13 +157,13 @@ class ScorerCore:
                 yield Reject(State.INVALID_OUTPUT, "not_finite", f"in {self.model.dtype} on {self.device}")
 
     @contextmanager
-    def _watched(self, batch: list[Tokens], view: View | None, finish: bool) -> Iterator[Watcher | None]:
+    def _watched(self, batch: list[Tokens], view: View | None, finish: bool, halvings: int) -> Iterator[Watcher | None]:
         """A watcher in all attention layers. It is told by the layer's own number, which every architecture keeps."""
         if view is None:
             yield None
             return
         looks = [sample.look or Look((), (), ()) for sample in batch]
-        watcher = Watcher(view, looks, finish)
+        watcher = Watcher(view, looks, finish, halvings)
         layers = [module for module in self._decoder.modules() if hasattr(module, "layer_idx")]
         for module in layers:
             module.longloom_watcher = watcher
@@ -166,7 +173,7 @@ class ScorerCore:
             for module in layers:
                 del module.longloom_watcher
 
-    def _response_logps(self, output: Any, ids: Any, batch: list[Tokens]) -> Any:
+    def _response_logps(self, output: Any, ids: Any, batch: list[Tokens], halvings: int) -> Any:
         """Log-probabilities of all response tokens of a batch, one after the other: float32 (tokens,)."""
         import torch
 
@@ -178,8 +185,9 @@ class ScorerCore:
         rows, columns = torch.tensor(places, device=self.device, dtype=torch.long).reshape(-1, 2).unbind(1)
         hidden = output.last_hidden_state
         logps = torch.empty(len(places), dtype=torch.float32, device=self.device)
-        for start in range(0, len(places), self._block_rows):
-            block = slice(start, start + self._block_rows)
+        size = max(1, min(self._block_rows, len(places)) >> halvings)
+        for start in range(0, len(places), size):
+            block = slice(start, start + size)
             # The token at a column is predicted by the hidden state before it.
             logits = self._head(output, hidden[rows[block], columns[block] - 1]).float()
             targets = ids[rows[block], columns[block]]

@@ -48,6 +48,15 @@ def min_max(values: Sequence[float]) -> list[float]:
     return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
 
+def standardised(values: Sequence[float]) -> list[float]:
+    """Distance from the mean in standard deviations of the pool; all 0 where they are equal."""
+    mean = math.fsum(values) / max(1, len(values))
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values)))
+    if spread == 0 or min(values) == max(values):  # the mean of equal values may be off by a rounding
+        return [0.0] * len(values)
+    return [(value - mean) / spread for value in values]
+
+
 def softmax(values: Sequence[float]) -> list[float]:
     high = max(values, default=0.0)
     powers = [math.exp(value - high) for value in values]

@@ -1,4 +1,5 @@
-"""How hard a sample's answer is for a model: the mean negative log-likelihood of its tokens. HMG compares two."""
+"""How hard a sample's answer is for a model: the mean negative log-likelihood of its tokens. HMG and loss drop compare
+two readings, likelihood takes the mean of several."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ def question(conversation: Conversation, min_response_tokens: int) -> Question:
 
 
 class ResponseNll:
-    """`options`: window (None, or how many of the document's last tokens the model gets to see), min_response_tokens.
+    """`options`: window (None, or how many of the document's last tokens the model gets to see; 0: the document is
+    taken out), needs_document (default: with a window), min_response_tokens.
 
     What does not fit the model's own window loses the first tokens of its document, and says so (`truncated`); the
     answer, the question and the template are never cut.
@@ -57,6 +59,7 @@ class ResponseNll:
     def __init__(self, tokenizer: Any, core: ScorerCore, model: str, options: dict[str, Any]) -> None:
         self._tokenizer, self._core, self._model = tokenizer, core, model
         self._window, self._least = options["window"], options["min_response_tokens"]
+        self._needs_document = options.get("needs_document", self._window is not None)
 
     def score(self, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]] | Reject]]:
         known: dict[str, tuple[Question, int]] = {}
@@ -73,22 +76,24 @@ class ResponseNll:
                 yield row_id, reading
             else:
                 count = len(asked.response)
-                wanted = min(len(asked.document), self._window or len(asked.document))
                 line = {
                     "n_ctx": len(asked.document), "n_read": kept, "n_resp": count, "nll": -reading.sum() / count,
-                    "truncated": kept < wanted, "model": self._model,
+                    "truncated": kept < self._wanted(asked), "model": self._model,
                 }  # fmt: skip
                 yield row_id, [line]
 
+    def _wanted(self, asked: Question) -> int:
+        held = len(asked.document)
+        return held if self._window is None else min(held, self._window)
+
     def _kept(self, asked: Question) -> int:
         """How many of the document's last tokens are read."""
-        held = len(asked.document)
-        if self._window is not None and not held:
-            raise Reject(State.FILTERED, "no_document", "the surrogate's window is a window on the document")
-        kept = min(held, self._window or held)
+        if self._needs_document and not asked.document:
+            raise Reject(State.FILTERED, "no_document", "the number is about the document")
+        wanted = kept = self._wanted(asked)
         if self._core.window is not None:
             kept = min(kept, self._core.window - asked.rest())
-        if kept < min(held, 1):
+        if kept < min(wanted, 1):
             detail = f"{asked.rest()} tokens besides the document, the model's window is {self._core.window}"
             raise Reject(State.OVER_BUDGET, "longer_than_window", detail)
         return kept

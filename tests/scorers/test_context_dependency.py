@@ -7,14 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from filters.scorers.attention import NONE
-from filters.scorers.context_dependency import PARTS, SETS, ContextDependency, look, published_layer
+from filters.scorers.context_dependency import PARTS, SETS, ContextDependency, in_windows, look, published_layer
 from filters.scorers.conversation import Part, encode
 from filters.scorers.core import ScorerCore
 from schemas.errors import UserError
 from tests.scorers.models import write
 from tests.scorers.test_conversation import row
 
-OPTIONS = {"layer": 1, "threshold": 0.3}
+OPTIONS = {"layer": 1, "threshold": 0.3, "windows": None}
 CHAT = [
     ("system", "Be brief."), ("user", "The fox is red.\nThe owl is grey.\n\nWhat is red?"), ("assistant", "The fox."),
     ("user", "And the owl?"), ("assistant", "It is grey."),
@@ -150,6 +150,72 @@ def test_sinks_and_white_space_count_only_as_published(tokenizer):
             assert in_parts
     bare = look(type(conversation)([1] * 6, [Part.DOCUMENT] * 6, [0] * 6, ["a"] * 6, ["user"], "last_block"))
     assert [key in SETS[1] for key in bare.keys] == [False] * 4 + [True] * 2
+
+
+TEXT = " ".join(f"Thing {number} has the colour {number**3}." for number in range(20))[:299]
+LONG = [
+    ("system", "Be brief."), ("user", f"{TEXT}\n\nWhat is red?"), ("assistant", "Alpha."), ("user", "And blue?"),
+    ("assistant", "Beta is."), ("user", "Thank you."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kept", "aggregate"), [("max", max), ("mean", lambda values: sum(values) / len(values))])
+def test_a_document_beyond_the_window_is_read_in_windows(folder, tokenizer, kept, aggregate):
+    """Each number is the largest or the mean of those of prompts that are put together by hand, each read whole."""
+    conversation = encode(tokenizer, row(*LONG))
+    start, end = conversation.document()
+    stop = conversation.places(4)[-1] + 1
+    window = start + stop - end + 110  # of 299 tokens of the document
+    assert (end - start, stop < len(conversation.ids), window < len(conversation.ids)) == (299, True, True)
+    (line,) = score(scorer(folder, tokenizer, window=window, windows=kept), row(*LONG))["0"]
+    pieces = [TEXT[:99], TEXT[99:199], TEXT[199:]]
+    whole = scorer(folder, tokenizer)
+    by_hand = []
+    for piece in pieces:
+        messages = [LONG[0], ("user", f"{piece}\n\nWhat is red?"), *LONG[2:5]]
+        by_hand.append(score(whole, row(*messages))["0"][-1])
+    for name, value in line.items():
+        if name.startswith("cd_") and isinstance(value, float):
+            assert value == pytest.approx(aggregate([one[name] for one in by_hand]), abs=1e-6), name
+    assert len({round(one["cd_doc"], 4) for one in by_hand}) == 3
+    assert (line["n_windows"], line["windows"], line["turn_index"], line["truncated"]) == (3, kept, 4, False)
+    assert line["n_doc_tok"] == sum(one["n_doc_tok"] for one in by_hand) == len(TEXT.replace(" ", ""))
+    assert line["n_question_tok"] == by_hand[0]["n_question_tok"] and line["n_resp_tok"] == len("Beta is.")
+    assert line["cd_flag"] == (line["cd_score"] > 0.3) and line["cd_system"] is not None
+
+
+def test_windows_hold_every_token_of_the_document_once_and_fit(tokenizer):
+    conversation = encode(tokenizer, row(*LONG))
+    start, end = conversation.document()
+    stop = conversation.places(4)[-1] + 1
+    beside = start + stop - end
+    for most in range(-(-beside * 4 // 3), beside + 300, 7):
+        parts = in_windows(conversation, most)
+        assert all(len(part.ids) <= most and part.split == conversation.split for part in parts)
+        lengths = [len(part.ids) - beside for part in parts]
+        assert max(lengths) - min(lengths) <= 1 and len(parts) == -(-299 // (most - beside))
+        windows = [part.ids[start : start + n] for part, n in zip(parts, lengths, strict=True)]
+        assert [one for window in windows for one in window] == conversation.ids[start:end]
+        assert all(part.ids[:start] == conversation.ids[:start] for part in parts)
+        assert all(part.ids[start + n :] == conversation.ids[end:stop] for part, n in zip(parts, lengths, strict=True))
+
+
+def test_a_sample_that_fits_is_read_whole_whatever_is_said_about_windows(folder, tokenizer):
+    plain, windowed = (
+        score(scorer(folder, tokenizer, window=512, windows=one), row(*CHAT))["0"] for one in (None, "max")
+    )
+    assert plain == windowed and len(plain) == 2
+    assert {(line["n_windows"], line["windows"]) for line in plain} == {(1, None)}
+
+
+def test_windows_do_not_help_without_a_document_or_with_too_much_beside_it(folder, tokenizer):
+    bare = row(("user", "x" * 600), ("assistant", "long"))
+    question = row(("user", "Some document.\n\n" + "why " * 120), ("assistant", "Hm."))
+    after = row(("assistant", "Early."), ("user", "word " * 120 + "\n\nWhy?"))
+    found = score(scorer(folder, tokenizer, window=512, windows="max"), bare, question, after)
+    assert set(found.values()) == {("over_budget", "longer_than_window")}
+    off = score(scorer(folder, tokenizer, window=300), row(*LONG))
+    assert off == {"0": ("over_budget", "longer_than_window")}
 
 
 def test_the_layer_is_the_papers_by_depth_unless_named(folder, tokenizer):

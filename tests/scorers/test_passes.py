@@ -12,7 +12,8 @@ ADAPTER = TypeAdapter(ScoreConfig)
 
 
 def passes(**entry):
-    return ADAPTER.validate_python({"engine": "long", **entry}).passes()
+    leading = {} if "engines" in entry else {"engine": "long"}
+    return ADAPTER.validate_python({**leading, **entry}).passes()
 
 
 def test_hmg_reads_the_same_tokens_with_two_models_or_one_model_twice():
@@ -22,6 +23,18 @@ def test_hmg_reads_the_same_tokens_with_two_models_or_one_model_twice():
     ]  # fmt: skip
     assert [one.engine for one in surrogate] == ["long", "long"]
     assert [one.options["window"] for one in (*pair, *surrogate)] == [None, None, 512, None]
+
+
+def test_loss_drop_reads_with_and_without_the_document_and_wants_one_in_both():
+    without, whole = passes(scorer="loss_drop")
+    assert (without.options["window"], whole.options["window"]) == (0, None)
+    assert without.options["needs_document"] and whole.options["needs_document"]
+    assert (without.suffix, whole.suffix) == ("without", "with")
+
+
+def test_likelihood_reads_with_each_model_by_its_own_tokenizer():
+    made = passes(scorer="likelihood", engines=["b", "a"])
+    assert [(one.engine, one.tokenizer, one.suffix) for one in made] == [("b", None, "b"), ("a", None, "a")]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +63,12 @@ def test_every_pass_has_a_scorer_and_a_table():
         {"scorer": "ref_logps"},
         {"scorer": "context_dependency"},
         {"scorer": "hmg", "window": 9},
+        {"scorer": "loss_drop"},
+        {"scorer": "likelihood", "engines": ["long", "other"]},
         {"scorer": "cam"},
+        {"scorer": "long_range"},
+        {"scorer": "far_attention"},
+        {"scorer": "coherence_gain"},
     ]
     made = [one for entry in entries for one in passes(**entry)]
     assert {one.scorer for one in made} == set(SCORERS)

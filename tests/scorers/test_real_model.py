@@ -122,7 +122,7 @@ def test_copying_depends_more_on_context_than_chatting_and_its_own_document_pred
         other = " ".join(documents[(number + 1) % 50])
         swapped.append(sample(f"swap{number}", asked, sentences[wanted], other))
         chats.append(sample(f"chat{number}", *CHAT[number % 5]))
-    scorer = ContextDependency(tokenizer, core, "smollm2", {"layer": None, "threshold": 0.6})
+    scorer = ContextDependency(tokenizer, core, "smollm2", {"layer": None, "threshold": 0.6, "windows": None})
     score = {row_id: lines[0] for row_id, lines in scorer.score([*copies, *swapped, *chats])}
     reader = ResponseNll(tokenizer, core, "smollm2", {"window": None, "min_response_tokens": 1})
     nll = {row_id: lines[0]["nll"] for row_id, lines in reader.score([*copies, *swapped])}

@@ -109,10 +109,10 @@ def test_every_sample_has_a_row_in_every_score_table_and_a_state_in_every_stage(
     )
     assert states == dict.fromkeys(STAGES, 8)
     assert all(load_manifest(workspace.manifest(stage)).done for stage in STAGES)
-    # No column is empty but those of parts that these samples have not.
+    # No column is empty but those of parts that these samples have not; none is read in windows.
     found = query(workspace, "SELECT * FROM scores_context_dependency")
     empty = {name for name, column in zip(found[0], zip(*found[1], strict=True), strict=True) if set(column) == {None}}
-    assert empty == {"cd_system", "cd_system_lift"}
+    assert empty == {"cd_system", "cd_system_lift", "windows"}
     assert rows(workspace, "SELECT DISTINCT split, truncated, cd_probe FROM scores_context_dependency") == [
         ("details.question", False, "long")
     ]
@@ -243,6 +243,26 @@ def test_rows_that_have_only_one_of_two_numbers_are_counted_and_have_no_score(tm
     assert rows(workspace, "SELECT count(*) FROM scores_gateau") == [(1,)]
 
 
+def test_a_document_beyond_the_window_is_scored_in_windows(tmp_path, models):
+    small = {"long": write(tmp_path / "long", max_position_embeddings=1100)}
+    engines = {
+        "long": {"type": "transformers", "model": str(small["long"]), "dtype": "float32"},
+        "writer": {"type": "auto", "model": "scripted", "max_model_len": 32768},
+    }
+    items = [*support.texts(1), *support.texts(1, 300)]
+    documents = [{"name": "texts", "type": "inline", "licence": "CC0-1.0", "items": items}]
+    generate = [{"method": "long_qa", "engine": "writer", "document_tokens": {"min": 10}}]
+    scores = [{**SCORES[0], "windows": "mean"}]
+    path = recipe(tmp_path, small, scores, documents=documents, generate=generate, engines=engines)
+    workspace = Workspace(tmp_path / "workspace")
+    run(path, workspace)
+    whole, cut = rows(
+        workspace, "SELECT n_windows, windows, n_doc_tok FROM scores_context_dependency ORDER BY n_windows"
+    )
+    assert whole[:2] == (1, None) and cut[:2] == (2, "mean")
+    assert cut[2] > 2 * whole[2]  # 30 lines and 12, however they were read
+
+
 def test_a_surrogate_is_marked(tmp_path, models):
     scores = [{"scorer": "hmg", "engine": "long", "window": 60, "min_response_tokens": 1}]
     path, workspace = recipe(tmp_path, models, scores, texts=2), Workspace(tmp_path / "workspace")
@@ -319,7 +339,7 @@ def test_the_recipe_to_start_from_runs(tmp_path, models):
     run(path, workspace)
     made = rows(workspace, "SELECT count(*) FROM samples")[0][0]
     assert made > 0
-    for table in TABLE.values():
+    for table in (*TABLE.values(), "scores_loss_drop", "scores_likelihood"):
         assert rows(workspace, f"SELECT count(DISTINCT row_id) FROM {table}") == [(made,)]
     assert rows(workspace, "SELECT DISTINCT surrogate FROM scores_hmg") == [(True,)]
 
