@@ -1,0 +1,185 @@
+"""C4's rules (Raffel et al. 1910.10683), as datatrove has them: a rule, and a cleaner that takes lines out.
+
+A line counts if it has words enough, none too long, ends in punctuation and speaks of no JavaScript or policies. In the
+lines that count sentences are counted, braces and filler text looked for. A sentence ends with punctuation, and brackets
+or quotes behind it, if white space and no small letter follow, or if its sign is an ideographic one; what is left at
+the end of a line is one too. Not after a single letter (initials). datatrove asks NLTK's Punkt model; the rule asks
+for five.
+
+The cleaner leaves blank lines in, which keep paragraphs apart (datatrove takes them out).
+"""
+
+import re
+
+import numpy as np
+
+from filters.curation.batch import Batch, Lines, Windows
+from filters.curation.family import Family, Measure, number, share
+from filters.curation.text import Judgement, Text
+from filters.curation.tokens import LETTER, LOWER, OWN, SPACE, Array, Tokens, terminal
+from schemas.curation.quality import C4Config, C4Lines, C4LinesConfig
+
+_POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+_CLOSING = tuple(map(ord, "\"'”’)]»」』）"))
+_QUOTES = tuple(map(ord, "\"'”’」』"))
+_IDEOGRAPHIC = tuple(map(ord, "。！？｡．"))
+_CITATION = re.compile(r"\d{0,18}|edit|citation needed")
+
+
+class C4(Family[C4Config]):
+    name = "c4"
+
+    def measures(self, batch: Batch, windows: Windows) -> list[Measure]:
+        config, lines, of = self.config, windows.lines, windows.lines.windows()
+        found = _Found(batch.text, lines)
+        good, solid = _counting(config, windows, found)
+        filler, braces = solid & found.lines("lorem ipsum"), solid & found.lines("{")
+        long = lines.sizes >= config.paragraph_characters
+
+        def total(name: str, of_lines: Array, least: int | None = None, most: int | None = None) -> Measure:
+            return number(windows, name, np.bincount(of, of_lines, minlength=len(windows)), least=least, most=most)
+
+        bad = np.bincount(of, lines.sizes * ~good)
+        return [
+            total("sentences", _sentences(windows.tokens, lines) * good, least=config.min_sentences),
+            total("lorem_ipsum", filler, most=None if config.lorem_ipsum else 0),
+            total("curly_bracket", braces, most=None if config.braces else 0),
+            total("paragraphs", long, least=config.min_paragraphs),
+            share(windows, "bad_line_frac", bad, np.bincount(of, lines.sizes)),
+        ]
+
+
+class C4Cleaner:
+    def __init__(self, config: C4LinesConfig) -> None:
+        self.config = config
+
+    def clean(self, text: Text) -> tuple[str, list[Judgement]]:
+        plain, citations = without_citations(text.text)
+        judgements = [Judgement("c4_lines.citations", float(citations))]
+        batch, kept = Text(plain).alone, plain
+        if batch.texts:
+            windows = batch.windows(len(plain))
+            good, _ = _counting(self.config, windows, _Found(plain, windows.lines))
+            bad = set(windows.lines.starts[~good].tolist())
+            if bad:
+                kept = "\n".join(line for start, line in _lines(plain) if start not in bad)
+        judgements.append(Judgement("c4_lines.cut_frac", 1 - len(kept) / len(text.text) if text.text else 0.0))
+        return kept, judgements
+
+
+def without_citations(text: str) -> tuple[str, int]:
+    """The text without [1], [], [edit] and [citation needed], and how many there were. One pass over the brackets, so
+    that none is left or made anew, however they are nested."""
+    if "[" not in text:
+        return text, 0
+    pieces: list[str] = []
+    opened: list[tuple[int, int]] = []  # brackets without an end: which piece, and characters before it
+    length = cut = 0
+    for piece in re.split(r"([\[\]])", text):
+        if piece == "[":
+            opened.append((len(pieces), length))
+        elif piece == "]" and opened:
+            start, before = opened.pop()
+            if length - before <= 20 and _CITATION.fullmatch("".join(pieces[start + 1 :])):
+                del pieces[start:]
+                length = before
+                cut += 1
+                continue
+        pieces.append(piece)
+        length += len(piece)
+    return "".join(pieces), cut
+
+
+class _Found:
+    """Phrases in a text, whose case does not count."""
+
+    def __init__(self, text: str, lines: Lines) -> None:
+        self.all = lines
+        self.text = text.encode("utf-8", "surrogatepass").lower()  # only a-z: no character changes its length
+
+    def lines(self, phrase: str) -> Array:
+        """In which lines it is."""
+        lines = self.all
+        there = np.zeros(len(lines.texts), bool)
+        if phrase.encode() in self.text:
+            text = self.text.decode("utf-8", "surrogatepass")
+            places = np.array([match.start() for match in re.finditer(re.escape(phrase), text)])
+            at = lines.at(places)
+            there[at[places + len(phrase) <= lines.starts[at] + lines.sizes[at]]] = True
+        return there
+
+    def policies(self) -> Array:
+        there = np.zeros(len(self.all.texts), bool)
+        for phrase in _POLICIES:
+            if "cookie" not in phrase or b"cookie" in self.text:
+                there |= self.lines(phrase)
+        return there
+
+
+def _number(name: str, windows: Array, least: float | None = None, most: float | None = None) -> Measure:
+    return Measure(name, float(windows.sum()), windows, least, most)
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    found, start = [], 0
+    for line in text.split("\n"):
+        found.append((start, line))
+        start += len(line) + 1
+    return found
+
+
+def _counting(rules: C4Lines, windows: Windows, found: _Found) -> tuple[Array, Array]:
+    """Which lines count; and which would if what they speak of did not matter."""
+    solid = _solid(rules, windows)
+    good = solid if rules.javascript else solid & ~found.lines("javascript")
+    return good if rules.policies else good & ~found.policies(), solid
+
+
+def _solid(rules: C4Lines, windows: Windows) -> Array:
+    """Which lines have words enough, none too long, and end in punctuation."""
+    tokens, lines = windows.tokens, windows.lines
+    solid: Array = np.add.reduceat(tokens.words, lines.first[:-1], dtype=np.int64) >= rules.min_line_words
+    if lines.sizes.max() > rules.max_word_characters:
+        breaks = np.flatnonzero((tokens.classes == SPACE) | (tokens.classes == OWN))
+        breaks = np.concatenate([[-1], breaks, [len(tokens.classes)]])
+        long = np.flatnonzero(np.diff(breaks) > rules.max_word_characters + 1)
+        solid[lines.at(breaks[long] + 1)] = False
+    if rules.end_punctuation:
+        solid &= _end(tokens, lines)
+    return solid
+
+
+def _end(tokens: Tokens, lines: Lines) -> Array:
+    """Lines that end in punctuation, but not in an ellipsis; marks of citations behind it do not count."""
+    last = lines.first[1:] - 1
+    signs, runs = tokens.points[tokens.ends[last] - 1], tokens.ends[last] - tokens.starts[last]
+    ends: Array = (terminal(signs) & ~((signs == ord(".")) & (runs >= 3))) | np.isin(signs, _QUOTES)
+    for number in np.flatnonzero(signs == ord("]")).tolist():
+        line = without_citations(lines.texts[number])[0].rstrip()
+        sign = line[-1:]
+        ends[number] = bool(sign) and (ord(sign) in _QUOTES or bool(terminal(np.array([ord(sign)]))[0]))
+        ends[number] &= not line.endswith("...")
+    return ends
+
+
+def _sentences(tokens: Tokens, lines: Lines) -> Array:
+    """How many there are in each line."""
+    signs = tokens.points[tokens.starts]
+    enders = np.flatnonzero(terminal(signs) & ~tokens.words)
+    starts, ends = np.append(tokens.starts, len(tokens.points) + 2), tokens.ends
+    closing = enders
+    for _ in range(2):  # ." or .")
+        after = np.minimum(closing + 1, len(tokens) - 1)
+        closing = np.where((starts[closing + 1] == ends[closing]) & np.isin(signs[after], _CLOSING), after, closing)
+    last = np.append(lines.first[1:] - 1, -1)[line := lines.at(tokens.starts[enders])] == closing
+    following = tokens.classes[tokens.starts[np.minimum(closing + 1, len(tokens) - 1)]]
+    apart = (starts[closing + 1] > ends[closing]) & (following != LOWER)
+    done = last | apart | np.isin(signs[enders], _IDEOGRAPHIC)
+    before = np.maximum(enders - 1, 0)
+    initial = (ends[before] == tokens.starts[enders]) & (ends[before] - tokens.starts[before] == 1)
+    initial &= tokens.classes[tokens.starts[before]] == LETTER
+    done &= last | ~initial
+    count = np.bincount(line[done], minlength=len(lines.texts))
+    closed = np.zeros(len(lines.texts), bool)
+    closed[line[last]] = True
+    return count + ~closed
