@@ -138,7 +138,10 @@ def _counting(rules: C4Lines, windows: Windows, found: _Found) -> tuple[Array, A
 def _solid(rules: C4Lines, windows: Windows) -> Array:
     """Which lines have words enough, none too long, and end in punctuation."""
     tokens, lines = windows.tokens, windows.lines
-    solid: Array = np.add.reduceat(tokens.words, lines.first[:-1], dtype=np.int64) >= rules.min_line_words
+    words = np.zeros(len(tokens) + 1, np.int32)
+    np.cumsum(tokens.words, out=words[1:])
+    words = words[lines.first]
+    solid: Array = words[1:] - words[:-1] >= rules.min_line_words
     if lines.sizes.max() > rules.max_word_characters:
         breaks = np.flatnonzero((tokens.classes == SPACE) | (tokens.classes == OWN))
         breaks = np.concatenate([[-1], breaks, [len(tokens.classes)]])
@@ -153,7 +156,7 @@ def _end(tokens: Tokens, lines: Lines) -> Array:
     """Lines that end in punctuation, but not in an ellipsis; marks of citations behind it do not count."""
     last = lines.first[1:] - 1
     signs, runs = tokens.points[tokens.ends[last] - 1], tokens.ends[last] - tokens.starts[last]
-    ends: Array = (terminal(signs) & ~((signs == ord(".")) & (runs >= 3))) | np.isin(signs, _QUOTES)
+    ends: Array = (terminal(signs) & ~((signs == ord(".")) & (runs >= 3))) | _one_of(signs, _QUOTES)
     for number in np.flatnonzero(signs == ord("]")).tolist():
         line = without_citations(lines.texts[number])[0].rstrip()
         sign = line[-1:]
@@ -164,22 +167,30 @@ def _end(tokens: Tokens, lines: Lines) -> Array:
 
 def _sentences(tokens: Tokens, lines: Lines) -> Array:
     """How many there are in each line."""
-    signs = tokens.points[tokens.starts]
-    enders = np.flatnonzero(terminal(signs) & ~tokens.words)
-    starts, ends = np.append(tokens.starts, len(tokens.points) + 2), tokens.ends
+    starts, ends, final = tokens.starts, tokens.ends, len(tokens) - 1
+    symbols = np.flatnonzero(~tokens.words)
+    enders = symbols[terminal(tokens.points[starts[symbols]])]
     closing = enders
     for _ in range(2):  # ." or .")
-        after = np.minimum(closing + 1, len(tokens) - 1)
-        closing = np.where((starts[closing + 1] == ends[closing]) & np.isin(signs[after], _CLOSING), after, closing)
-    last = np.append(lines.first[1:] - 1, -1)[line := lines.at(tokens.starts[enders])] == closing
-    following = tokens.classes[tokens.starts[np.minimum(closing + 1, len(tokens) - 1)]]
-    apart = (starts[closing + 1] > ends[closing]) & (following != LOWER)
-    done = last | apart | np.isin(signs[enders], _IDEOGRAPHIC)
+        after = np.minimum(closing + 1, final)
+        closes = _one_of(tokens.points[starts[after]], _CLOSING) & (starts[after] == ends[closing])
+        closing = np.where(closes, after, closing)
+    line = lines.at(starts[enders])
+    last = lines.first[line + 1] - 1 == closing
+    after = np.minimum(closing + 1, final)
+    apart = (starts[after] > ends[closing]) & (tokens.classes[starts[after]] != LOWER)
     before = np.maximum(enders - 1, 0)
-    initial = (ends[before] == tokens.starts[enders]) & (ends[before] - tokens.starts[before] == 1)
-    initial &= tokens.classes[tokens.starts[before]] == LETTER
-    done &= last | ~initial
+    initial = (ends[before] == starts[enders]) & (ends[before] - starts[before] == 1)
+    initial &= tokens.classes[starts[before]] == LETTER
+    done = last | (apart & ~initial) | _one_of(tokens.points[starts[enders]], _IDEOGRAPHIC)
     count = np.bincount(line[done], minlength=len(lines.texts))
     closed = np.zeros(len(lines.texts), bool)
     closed[line[last]] = True
     return count + ~closed
+
+
+def _one_of(points: Array, those: tuple[int, ...]) -> Array:
+    found = points == those[0]
+    for one in those[1:]:
+        found |= points == one
+    return found

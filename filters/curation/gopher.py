@@ -8,7 +8,7 @@ import numpy as np
 
 from filters.curation.batch import Batch, Windows
 from filters.curation.family import Family, Measure, number, share
-from filters.curation.tokens import LETTER, OTHER, OWN, Array, Tokens
+from filters.curation.tokens import LETTER, OTHER, OWN, Array, Tokens, hashes_of
 from schemas.curation.quality import GopherConfig
 
 
@@ -70,7 +70,7 @@ def _which(windows: Windows, words: tuple[str, ...]) -> Array:
     tokens = windows.tokens
     ends = np.append(windows.cuts, len(tokens))
     there = np.zeros((len(words), len(windows)), bool)
-    for place, one in enumerate(tokens.hashes_of(words)):
+    for place, one in enumerate(hashes_of(words)):
         there[place] = np.diff(np.searchsorted(np.flatnonzero(tokens.hashes == one), ends)) > 0
     return there
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from filters.curation.words import mixed
+
 Array = np.ndarray[Any, Any]
 
 SPACE, SYMBOL, JOINER, OWN, OTHER, LETTER, LOWER = range(7)  # of a character; OTHER: digits, vowel signs, underscores
@@ -22,6 +24,7 @@ _OWN_WORD = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFA
 _TERMINAL = (
     "!.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕៖៙៚᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡"
 )
+_WIDE = 0x80  # in bytes that stand for text: the class of a character beyond Latin-1
 _LONG = 64  # characters: tokens longer than that are hashed one by one
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -42,14 +45,6 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def hashes_of(self, words: tuple[str, ...]) -> Array:
-        """The hashes these words (of one token each) have in this text."""
-        return _hashes_of(words, self.points.dtype.itemsize)
-
-
-def tokens(text: str) -> Tokens:
-    return _tokens(text, *_encoded(text))
-
 
 def terminal(points: Array) -> Array:
     """Which of some code points end sentences."""
@@ -57,26 +52,20 @@ def terminal(points: Array) -> Array:
     return found
 
 
-def _encoded(text: str) -> tuple[bytes, int]:
-    """Code points of the smallest width that holds them all, and that width."""
-    try:
-        return text.encode("latin-1"), 1
-    except UnicodeEncodeError:
-        narrow = text.encode("utf-16-le", "surrogatepass")
-        if len(narrow) == 2 * len(text):
-            return narrow, 2
-        return text.encode("utf-32-le", "surrogatepass"), 4
+@cache
+def hashes_of(words: tuple[str, ...]) -> Array:
+    """The hashes of words of one token each."""
+    found = tokens(" ".join(words))
+    assert len(found) == len(words)
+    return found.hashes
 
 
-def _tokens(text: str, raw: bytes, width: int) -> Tokens:
-    points: Array = np.frombuffer(raw, f"<u{width}")
-    if width == 1:
-        classes: Array = np.frombuffer(raw.translate(_narrow_table()), np.uint8)
-    else:
-        classes = _table()[points if width == 2 else np.minimum(points, _TABLE_END)]
+def tokens(text: str) -> Tokens:
+    points, raw, wide = _encoded(text)
     if not len(points):
         nothing = np.zeros(0, np.int64)
-        return Tokens(points, classes, nothing, nothing, nothing.astype(bool), nothing.astype(np.uint64))
+        return Tokens(points, points, nothing, nothing, nothing.astype(bool), nothing.astype(np.uint64))
+    classes: Array = np.frombuffer(raw.translate(_byte_classes(len(wide) > 0)), np.uint8)
     kinds = _kinds(points, classes)
     inside = kinds != SPACE
     begins = np.empty(len(points) + 1, bool)  # a token or a space
@@ -84,11 +73,31 @@ def _tokens(text: str, raw: bytes, width: int) -> Tokens:
     np.not_equal(kinds[1:], kinds[:-1], out=begins[1:-1])
     symbols = np.flatnonzero(kinds[1:] == SYMBOL) + 1
     begins[symbols] |= points[symbols] != points[symbols - 1]
-    if width > 1:
-        begins[:-1] |= kinds == OWN
+    begins[wide] |= kinds[wide] == OWN
     starts = np.flatnonzero(begins[:-1] & inside)
     ends = np.flatnonzero(begins[1:] & inside) + 1
-    return Tokens(points, classes, starts, ends, kinds[starts] >= OWN, _hashes(text, raw, width, starts, ends))
+    hashes = _hashes(text, raw, starts, ends)
+    seen = wide[inside[wide]]
+    if len(seen):  # what the bytes do not say
+        of = np.searchsorted(starts, seen, "right") - 1
+        np.add.at(hashes, of, mixed(points[seen].astype(np.uint64) * _ODD + (seen - starts[of]).astype(np.uint64)))
+    return Tokens(points, classes, starts, ends, kinds[starts] >= OWN, hashes)
+
+
+def _encoded(text: str) -> tuple[Array, bytes, Array]:
+    """Code points; a byte for each, where beyond Latin-1 its class stands for the character; and where that is."""
+    try:
+        raw = text.encode("latin-1")
+        return np.frombuffer(raw, np.uint8), raw, np.zeros(0, np.int64)
+    except UnicodeEncodeError:
+        points: Array = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
+        if len(points) != len(text):
+            points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    narrow = points.astype(np.uint8)
+    narrow[(points >= _WIDE) & (points <= _WIDE + LOWER)] = ord(" ")  # controls
+    wide = np.flatnonzero(points > 0xFF)
+    narrow[wide] = _WIDE + _classes()[np.minimum(points[wide].astype(np.int64), _TABLE_END)]
+    return points, narrow.tobytes(), wide
 
 
 def _kinds(points: Array, classes: Array) -> Array:
@@ -104,34 +113,23 @@ def _kinds(points: Array, classes: Array) -> Array:
     return kinds
 
 
-def _hashes(text: str, raw: bytes, width: int, starts: Array, ends: Array) -> Array:
+def _hashes(text: str, raw: bytes, starts: Array, ends: Array) -> Array:
     """Eight bytes at a time, all tokens at once."""
-    step = 8 // width
-    eight: Array = np.ndarray(len(text), "<u8", raw + bytes(8), strides=(width,))
-    masks = np.array([(1 << (8 * width * size)) - 1 for size in range(step + 1)], np.uint64)
+    eight: Array = np.ndarray(len(raw), "<u8", raw + bytes(8), strides=(1,))
+    masks = np.array([(1 << (8 * size)) - 1 for size in range(9)], np.uint64)
     lengths = ends - starts
     hashes: Array = eight[starts]
-    hashes &= masks[np.minimum(lengths, step)]
-    left = np.flatnonzero(lengths > step)
-    for place in range(step, _LONG, step):
+    hashes &= masks[np.minimum(lengths, 8)]
+    left = np.flatnonzero(lengths > 8)
+    for place in range(8, _LONG, 8):
         if not len(left):
             break
-        part = eight[starts[left] + place] & masks[np.minimum(lengths[left] - place, step)]
+        part = eight[starts[left] + place] & masks[np.minimum(lengths[left] - place, 8)]
         hashes[left] = hashes[left] * _ODD + part
-        left = left[lengths[left] > place + step]
+        left = left[lengths[left] > place + 8]
     for one in left.tolist():
         hashes[one] = hash(text[starts[one] : ends[one]]) & 0xFFFFFFFFFFFFFFFF
     return hashes
-
-
-@cache
-def _hashes_of(words: tuple[str, ...], width: int) -> Array:
-    codec = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[width]
-    there = [word for word in words if width > 1 or word.isascii() or _encoded(word)[1] == 1]
-    text = " ".join(there)
-    found = _tokens(text, text.encode(codec), width)
-    assert len(found) == len(there), "each is one token"
-    return found.hashes
 
 
 @cache
@@ -142,14 +140,18 @@ def _terminal_table() -> Array:
 
 
 @cache
-def _narrow_table() -> bytes:
-    return _table()[:256].tobytes()
+def _byte_classes(wide: bool) -> bytes:
+    """The class of each byte of `_encoded`."""
+    table = _classes()[:256].copy()
+    if wide:
+        table[_WIDE : _WIDE + LOWER + 1] = np.arange(LOWER + 1)
+    return table.tobytes()
 
 
 @cache
-def _table() -> Array:
+def _classes() -> Array:
     """The class of each code point. Takes a tenth of a second, once."""
-    table = np.full(max(_TABLE_END + 1, 1 << 16), SYMBOL, np.uint8)
+    table = np.full(_TABLE_END + 1, SYMBOL, np.uint8)
     for code in range(_TABLE_END):
         table[code] = _class(chr(code))
     for low, high in _OWN_WORD:
