@@ -15,7 +15,13 @@ NotNegative = Annotated[float, Field(ge=0)]
 Grams = dict[Annotated[int, Field(ge=2, le=20)], Share]
 
 ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher
-_ANY_LINE = {"end_punctuation": False, "min_line_words": 1, "javascript": True, "policies": True}
+_LONG = {"max_bad_windows": 0.2}
+_BOOK_WORDS = {"min_words_with_letter": 0.25, "min_stop_words": 1}
+_NOT_THE_WEB = {
+    **_LONG,
+    **{"end_punctuation": False, "min_line_words": 1, "javascript": True, "policies": True},
+    **{"braces": True, "lorem_ipsum": True, "min_sentences": None},
+}
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
@@ -44,8 +50,12 @@ class GopherConfig(QualityConfig):
 
     presets = {
         "web": {},
-        "books": {"max_words": None, "max_bad_windows": 0.2},
-        "code": {"max_words": None, "max_bad_windows": 0.2},
+        "books": {**_LONG, "min_words": 10, "max_words": None, "max_hashes": 0.2, **_BOOK_WORDS},
+        "code": {
+            **_LONG,
+            **{"min_words": None, "max_words": None, "min_words_with_letter": 0.2, "min_stop_words": None},
+            **{"min_mean_word_length": 2.0, "max_mean_word_length": 15.0, "max_hashes": 0.3, "max_bullet_lines": None},
+        },
     }
 
     rule: Literal["gopher_quality"]
@@ -66,7 +76,21 @@ class RepetitionConfig(QualityConfig):
     """Source: Rae et al. 2112.11446, table A1, as in datatrove: the first copy of a line or paragraph is not counted as a
     duplicate. `count_first_copy`: it is, as in Dolma, whose limit for `max_duplicate_line_characters` is .30."""
 
-    presets = {"web": {}, "books": {"max_bad_windows": 0.2}, "code": {"max_bad_windows": 0.2}}
+    presets = {
+        "web": {},
+        "books": {
+            **_LONG,
+            **{"max_duplicate_lines": 0.7, "max_duplicate_paragraphs": 0.6},
+            **{"max_duplicate_line_characters": 0.6, "max_duplicate_paragraph_characters": 0.6},
+            **{"top_ngrams": dict.fromkeys(TOP, 0.4), "duplicate_ngrams": dict.fromkeys(DUPLICATE, 0.65)},
+        },
+        "code": {
+            **_LONG,
+            **{"max_duplicate_lines": 0.9, "max_duplicate_paragraphs": 0.75},
+            **{"max_duplicate_line_characters": 0.75, "max_duplicate_paragraph_characters": 0.75},
+            **{"top_ngrams": dict.fromkeys(TOP, 0.75), "duplicate_ngrams": dict.fromkeys(DUPLICATE, 0.75)},
+        },
+    }
 
     rule: Literal["gopher_repetition"]
     count_first_copy: bool = False
@@ -92,11 +116,7 @@ class C4Config(QualityConfig, C4Lines):
     """Source: Raffel et al. 1910.10683, as in datatrove. Sentences, braces and filler text are looked for in the lines
     that count. Paragraphs: mC4, off by default."""
 
-    presets = {
-        "web": {},
-        "books": {"max_bad_windows": 0.2, **_ANY_LINE, "braces": True},
-        "code": {"max_bad_windows": 0.2, **_ANY_LINE, "braces": True, "min_sentences": None},
-    }
+    presets = {"web": {}, "books": _NOT_THE_WEB, "code": _NOT_THE_WEB}
 
     rule: Literal["c4"]
     min_sentences: Positive | None = 5
@@ -116,7 +136,19 @@ class C4LinesConfig(C4Lines):
 class FineWebConfig(QualityConfig):
     """Source: Penedo et al. 2406.17557, as in datatrove."""
 
-    presets = {"web": {}, "books": {"max_bad_windows": 0.2}, "code": {"max_bad_windows": 0.2}}
+    presets = {
+        "web": {},
+        "books": {
+            **_LONG,
+            **{"min_lines_with_end": None, "max_short_lines": 0.95},
+            **{"max_duplicate_line_characters": 0.6, "max_breaks": 0.6},
+        },
+        "code": {
+            **_LONG,
+            **{"min_lines_with_end": None, "max_short_lines": None},
+            **{"max_duplicate_line_characters": 0.75, "max_breaks": None},
+        },
+    }
 
     rule: Literal["fineweb_quality"]
     min_lines_with_end: Share | None = 0.12  # that end in punctuation
