@@ -9,6 +9,7 @@ Runs of n tokens that have a copy are looked for only where the run of n - 1 has
 then ever fewer.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -133,7 +134,7 @@ class _Runs:
         first = np.full(len(self.places), -1)
         first[groups.places[~groups.starts]] = first_of[~groups.starts]
         copies = np.flatnonzero(first >= 0)
-        places = np.array(_read(self.places[copies], self.places[first[copies]], self.size, self.count), np.int64)
+        places = _read(self.places[copies], self.places[first[copies]], self.size)
         characters = self.characters[places + self.size] - self.characters[places]
         return np.bincount(of[places], characters, minlength=count)
 
@@ -154,22 +155,34 @@ def _longer(keys: Array, hashes: Array) -> Array:
     return longer
 
 
-def _read(places: Array, firsts: Array, size: int, count: int) -> list[int]:
-    """Reads `count` tokens from left to right and looks at the run of `size` tokens that starts at each: where it was
-    looked at before, its place is in the result, and reading goes on behind it. Only `places` with an equal run in front
-    can be; `firsts`: where the first one of these is."""
-    following = np.searchsorted(places, places + size).tolist()
-    jumped, known = bytearray(count), set()  # `known`: firsts that were jumped over, but a copy was looked at since
-    hits, jump = [], bytes([1]) * (size - 1)
-    all_places, all_firsts = places.tolist(), firsts.tolist()
-    index = 0
-    while index < len(all_places):
-        place, first = all_places[index], all_firsts[index]
-        if jumped[first] and first not in known:
-            known.add(first)
-            index += 1
-        else:
-            hits.append(place)
-            jumped[place + 1 : place + size] = jump
-            index = following[index]
+def _read(places: Array, firsts: Array, size: int) -> Array:
+    """Reads tokens from left to right and looks at the run of `size` tokens that starts at each: where it was looked at
+    before, its place is in the result, and reading goes on behind it. Only `places` with an equal run in front can be;
+    `firsts`: where the first one of these is. Neighbouring places are read at once."""
+    # A first one may itself be jumped over, if one of the places is just before it.
+    doubtful = np.searchsorted(places, firsts) > np.searchsorted(places, firsts - size, "right")
+    apart = np.ones(len(places), bool)
+    apart[1:] = (places[1:] - places[:-1] > 1) | doubtful[1:] | doubtful[:-1]
+    begins = np.flatnonzero(apart)
+    lasts = np.append(begins[1:], len(places))[: len(begins)] - 1
+    first_of = np.where(doubtful[begins], firsts[begins], -1)
+    starts: list[int] = []  # of hits in a row, each behind the other
+    counts: list[int] = []
+    known: set[int] = set()  # firsts that were jumped over, but a copy was looked at since
+    reached = 0
+    for start, last, first in zip(places[begins].tolist(), places[lasts].tolist(), first_of.tolist(), strict=True):
+        start = max(start, reached)
+        if start > last:
+            continue
+        if first >= 0 and first not in known:
+            row = bisect_left(starts, first) - 1
+            if row >= 0 and first < starts[row] + size * counts[row] and (first - starts[row]) % size:
+                known.add(first)
+                continue
+        starts.append(start)
+        counts.append((last - start) // size + 1)
+        reached = start + size * counts[-1]
+    rows, many = np.array(starts, np.int64), np.array(counts, np.int64)
+    before = np.cumsum(many) - many
+    hits: Array = np.repeat(rows - size * before, many) + size * np.arange(int(many.sum()))
     return hits
