@@ -3,13 +3,14 @@
 A copy of a line, a paragraph or a run of tokens is one that stands behind an equal one; `count_first_copy` counts the
 one in front too, as Dolma does. Shares of characters are of all characters of the text. Runs of tokens: the commonest
 one (the first of several), its characters with a space between tokens, times its copies, which may overlap; and all
-that were there before, read from left to right, each counted once and without the spaces.
+that were there before. Of these, neighbours are read in steps of n, so that a row of k counts ceil(k / n) times, and no
+character counts twice, nor do spaces. (datatrove reads from left to right and forgets runs that begin inside one it has
+just counted.)
 
 Runs of n tokens that have a copy are looked for only where the run of n - 1 has one: one sort of all pairs of tokens,
 then ever fewer.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -127,16 +128,17 @@ class _Runs:
         )
 
     def _repeated(self, groups: Groups, of: Array, count: int) -> Array:
-        if not len(groups.places):
-            return np.zeros(count)
-        runs = np.flatnonzero(groups.starts)
-        first_of = np.repeat(groups.places[runs], np.diff(runs, append=len(groups.starts)))
-        first = np.full(len(self.places), -1)
-        first[groups.places[~groups.starts]] = first_of[~groups.starts]
-        copies = np.flatnonzero(first >= 0)
-        places = _read(self.places[copies], self.places[first[copies]], self.size)
-        characters = self.characters[places + self.size] - self.characters[places]
-        return np.bincount(of[places], characters, minlength=count)
+        """Characters in each of the texts or windows `of`."""
+        copy = np.zeros(len(self.places), bool)
+        copy[groups.places[~groups.starts]] = True
+        places = self.places[copy]
+        row = np.ones(len(places), bool)
+        row[1:] = places[1:] - places[:-1] > 1
+        numbers = np.arange(len(places))
+        places = places[(numbers - np.maximum.accumulate(np.where(row, numbers, 0))) % self.size == 0]
+        ends = places + self.size
+        ends[:-1] = np.minimum(ends[:-1], places[1:])
+        return np.bincount(of[places], self.characters[ends] - self.characters[places], minlength=count)
 
     def _shares(self, whole: Array, by_window: Callable[[Groups], Array]) -> tuple[Array, Array]:
         windows = self.windows
@@ -154,35 +156,3 @@ def _longer(keys: Array, hashes: Array) -> Array:
     longer *= _MIX
     return longer
 
-
-def _read(places: Array, firsts: Array, size: int) -> Array:
-    """Reads tokens from left to right and looks at the run of `size` tokens that starts at each: where it was looked at
-    before, its place is in the result, and reading goes on behind it. Only `places` with an equal run in front can be;
-    `firsts`: where the first one of these is. Neighbouring places are read at once."""
-    # A first one may itself be jumped over, if one of the places is just before it.
-    doubtful = np.searchsorted(places, firsts) > np.searchsorted(places, firsts - size, "right")
-    apart = np.ones(len(places), bool)
-    apart[1:] = (places[1:] - places[:-1] > 1) | doubtful[1:] | doubtful[:-1]
-    begins = np.flatnonzero(apart)
-    lasts = np.append(begins[1:], len(places))[: len(begins)] - 1
-    first_of = np.where(doubtful[begins], firsts[begins], -1)
-    starts: list[int] = []  # of hits in a row, each behind the other
-    counts: list[int] = []
-    known: set[int] = set()  # firsts that were jumped over, but a copy was looked at since
-    reached = 0
-    for start, last, first in zip(places[begins].tolist(), places[lasts].tolist(), first_of.tolist(), strict=True):
-        start = max(start, reached)
-        if start > last:
-            continue
-        if first >= 0 and first not in known:
-            row = bisect_left(starts, first) - 1
-            if row >= 0 and first < starts[row] + size * counts[row] and (first - starts[row]) % size:
-                known.add(first)
-                continue
-        starts.append(start)
-        counts.append((last - start) // size + 1)
-        reached = start + size * counts[-1]
-    rows, many = np.array(starts, np.int64), np.array(counts, np.int64)
-    before = np.cumsum(many) - many
-    hits: Array = np.repeat(rows - size * before, many) + size * np.arange(int(many.sum()))
-    return hits

@@ -82,15 +82,14 @@ def repetition(parts, first_too=False):
     for n in range(5, 11):
         seen, characters = set(), 0
         for part in words:
-            at = 0
-            while at <= len(part) - n:
+            counted, row = set(), 0  # row: how many copies begin at the tokens just before, one after the other
+            for at in range(len(part) - n + 1):
                 run = tuple(part[at : at + n])
-                if run in seen:
-                    characters += len("".join(run))
-                    at += n
-                else:
-                    seen.add(run)
-                    at += 1
+                row = row + 1 if run in seen else 0
+                if row % n == 1:
+                    counted |= set(range(at, at + n))
+                seen.add(run)
+            characters += sum(len(part[at]) for at in counted)
         found[f"dup_{n}gram"] = characters / size
     return found
 
