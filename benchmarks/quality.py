@@ -167,7 +167,14 @@ def compare(texts: list[str], python: str) -> None:
         counts = Counter((not our, not their) for our, their in pairs)
         more = Counter(our[0] for our, their in pairs if our and not their)
         less = Counter(their for our, their in pairs if their and not our)
-        cells = [counts[True, True], counts[False, False], counts[False, True], counts[True, False], say(more), say(less)]
+        cells = [
+            counts[True, True],
+            counts[False, False],
+            counts[False, True],
+            counts[True, False],
+            say(more),
+            say(less),
+        ]
         print(f"| {name} | " + " | ".join(map(str, cells)) + " |")
 
 

@@ -1,9 +1,9 @@
 """C4's rules (Raffel et al. 1910.10683), as datatrove has them: a rule, and a cleaner that takes lines out.
 
-A line counts if it has words enough, none too long, ends in punctuation and speaks of no JavaScript or policies. In the
-lines that count sentences are counted, braces and filler text looked for. A sentence ends with punctuation, and brackets
-or quotes behind it, if white space and no small letter follow, or if its sign is an ideographic one; what is left at
-the end of a line is one too. Not after a single letter (initials). datatrove asks NLTK's Punkt model; the rule asks
+A line counts if it has words enough, none too long, ends in punctuation and speaks of no JavaScript or policies. In
+the lines that count, sentences are counted, braces and filler text looked for. A sentence ends with punctuation, and
+brackets or quotes behind it, if white space and no small letter follow, or if its sign is an ideographic one; what is
+left at the end of a line is one too. Not after a single letter (initials). datatrove asks NLTK's Punkt model; the rule asks
 for five.
 
 The cleaner leaves blank lines in, which keep paragraphs apart (datatrove takes them out).
@@ -157,11 +157,10 @@ def _end(tokens: Tokens, lines: Lines) -> Array:
     last = lines.first[1:] - 1
     signs, runs = tokens.points[tokens.ends[last] - 1], tokens.ends[last] - tokens.starts[last]
     ends: Array = (terminal(signs) & ~((signs == ord(".")) & (runs >= 3))) | _one_of(signs, _QUOTES)
-    for number in np.flatnonzero(signs == ord("]")).tolist():
-        line = without_citations(lines.texts[number])[0].rstrip()
-        sign = line[-1:]
-        ends[number] = bool(sign) and (ord(sign) in _QUOTES or bool(terminal(np.array([ord(sign)]))[0]))
-        ends[number] &= not line.endswith("...")
+    for cited in np.flatnonzero(signs == ord("]")).tolist():
+        line = without_citations(lines.texts[cited])[0].rstrip()
+        sign = np.array([ord(line[-1])]) if line else np.zeros(0, np.int64)
+        ends[cited] = bool((terminal(sign) | _one_of(sign, _QUOTES)).any()) and not line.endswith("...")
     return ends
 
 
@@ -186,11 +185,12 @@ def _sentences(tokens: Tokens, lines: Lines) -> Array:
     count = np.bincount(line[done], minlength=len(lines.texts))
     closed = np.zeros(len(lines.texts), bool)
     closed[line[last]] = True
-    return count + ~closed
+    sentences: Array = count + ~closed
+    return sentences
 
 
 def _one_of(points: Array, those: tuple[int, ...]) -> Array:
-    found = points == those[0]
+    found: Array = points == those[0]
     for one in those[1:]:
         found |= points == one
     return found

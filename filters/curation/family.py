@@ -40,15 +40,19 @@ class Measure:
         return bad
 
 
-def number(windows: Windows, name: str, values: Array, **limits: float | None) -> Measure:
+def number(
+    windows: Windows, name: str, values: Array, least: float | None = None, most: float | None = None
+) -> Measure:
     """Of a number whose sum over windows is the whole's."""
-    return Measure(name, np.add.reduceat(values, windows.firsts), values, **limits)
+    return Measure(name, np.add.reduceat(values, windows.firsts), values, least, most)
 
 
-def share(windows: Windows, name: str, part: Array, of: Array, **limits: float | None) -> Measure:
+def share(
+    windows: Windows, name: str, part: Array, of: Array, least: float | None = None, most: float | None = None
+) -> Measure:
     """Of a share: what is counted and what it is a share of (nowhere 0), by window."""
     whole = np.add.reduceat(part, windows.firsts) / np.add.reduceat(of, windows.firsts)
-    return Measure(name, whole, part / of, **limits)
+    return Measure(name, whole, part / of, least, most)
 
 
 class Family(Generic[Config]):

@@ -69,6 +69,8 @@ class _Runs:
         self.characters = np.zeros(self.count + 1, np.int64)
         np.cumsum(tokens.ends - tokens.starts, out=self.characters[1:])
         self.size = 1
+        self.places, self.keys = np.zeros(0, np.int64), self.hashes[:0]
+        self.groups, self.may_repeat = Groups(self.places, np.zeros(0, bool)), np.zeros(0, bool)
 
     def measures(self, top: dict[int, float], duplicate: dict[int, float]) -> list[Measure]:
         measures = []
@@ -155,4 +157,3 @@ def _longer(keys: Array, hashes: Array) -> Array:
     longer += hashes
     longer *= _MIX
     return longer
-

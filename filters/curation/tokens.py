@@ -21,9 +21,7 @@ SPACE, SYMBOL, JOINER, OWN, OTHER, LETTER, LOWER = range(7)  # of a character; O
 _TABLE_END = 0x33480  # beyond: private use and tags, taken as symbols
 _OWN_WORD = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3347F))
 # Ends sentences: Unicode's Sentence_Terminal as far as U+FFFF, which is what datatrove calls terminal punctuation.
-_TERMINAL = (
-    "!.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕៖៙៚᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡"
-)
+_TERMINAL = "!.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕៖៙៚᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡"
 _WIDE = 0x80  # in bytes that stand for text: the class of a character beyond Latin-1
 _LONG = 64  # characters: tokens longer than that are hashed one by one
 _ODD = np.uint64(0x9E3779B97F4A7C15)

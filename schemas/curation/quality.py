@@ -73,7 +73,7 @@ class GopherConfig(QualityConfig):
 
 
 class RepetitionConfig(QualityConfig):
-    """Source: Rae et al. 2112.11446, table A1, as in datatrove: the first copy of a line or paragraph is not counted as a
+    """Source: Rae et al. 2112.11446, table A1, as in datatrove: the first copy of a line or paragraph is no
     duplicate. `count_first_copy`: it is, as in Dolma, whose limit for `max_duplicate_line_characters` is .30."""
 
     presets = {

@@ -24,7 +24,9 @@ FAMILIES = {
     "c4": (C4, C4Config, "c4"),
     "fineweb": (FineWeb, FineWebConfig, "fineweb_quality"),
 }
-WORDS = [f"{a}{b}{c}" for a in ("ba", "ke", "mi", "no", "su") for b in ("la", "re", "ti") for c in ("na", "d", "sh", "r")]
+WORDS = [
+    f"{a}{b}{c}" for a in ("ba", "ke", "mi", "no", "su") for b in ("la", "re", "ti") for c in ("na", "d", "sh", "r")
+]
 
 
 def rule(family, **given):
@@ -68,7 +70,10 @@ LIMITS = {  # rule: what is inside, what is outside
     "c4.curly_bracket": ("It is (here) now.", "It is {here now."),
     "fineweb.line_punct_frac": (lines("word.", "word", 12, 100), lines("word.", "word", 11, 100)),
     "fineweb.short_line_frac": (lines("w" * 30, "w" * 31, 67, 100), lines("w" * 30, "w" * 31, 68, 100)),
-    "fineweb.dup_line_char_frac": ("x" * 10 + "\n" + "x" * 10 + "\n" + "y" * 980, "x" * 10 + "\n" + "x" * 10 + "\n" + "y" * 979),
+    "fineweb.dup_line_char_frac": (
+        "x" * 10 + "\n" + "x" * 10 + "\n" + "y" * 980,
+        "x" * 10 + "\n" + "x" * 10 + "\n" + "y" * 979,
+    ),
     "fineweb.break_ratio": ("\n" * 3 + "word " * 10, "\n" * 3 + "word " * 9),
 }
 
@@ -124,7 +129,11 @@ def test_runs_of_a_whole_text_by_hand():
 def book(words, seed=0, wrap=70):
     rng, text, line = random.Random(seed), [], 0
     for number in range(words):
-        word = rng.choice(("the", "of", "and", "to", "with")) if rng.random() < 0.3 else rng.choice(WORDS) + rng.choice(WORDS)
+        word = (
+            rng.choice(("the", "of", "and", "to", "with"))
+            if rng.random() < 0.3
+            else rng.choice(WORDS) + rng.choice(WORDS)
+        )
         word += "." if number % 14 == 13 else ""
         text.append(word + ("\n\n" if number % 140 == 139 else "\n" if line + len(word) > wrap else " "))
         line = 0 if text[-1].endswith("\n") else line + len(text[-1])
@@ -200,9 +209,35 @@ def test_stop_words_and_the_length_of_words_are_judged_in_the_languages_that_hav
 def test_hostile_texts_get_judgements(preset):
     long = 10_000_000
     texts = [
-        *("", " \n\t ", "...", "\0" * 100, "\u200b\u200d\ufeff", "\u202e\u05d0\u05d1\u202c", "{" * 1000, "a", "\n" * 1000 + "a"),
-        *("[" * 10_000 + "1" + "]" * 10_000, "#" * 1000 + " a", "\u0301" * 100, "🙂" * 100, "𝔘𝔫𝔦", "٣٤٥ ؟", "a\r\nb\r\n"),
-        *("x" * long, "." * long, "é" * 1_000_000, "模" * 1_000_000, "ab " * 1_000_000, "a\n" * 1_000_000, "javascript" * 10_000),
+        *(
+            "",
+            " \n\t ",
+            "...",
+            "\0" * 100,
+            "\u200b\u200d\ufeff",
+            "\u202e\u05d0\u05d1\u202c",
+            "{" * 1000,
+            "a",
+            "\n" * 1000 + "a",
+        ),
+        *(
+            "[" * 10_000 + "1" + "]" * 10_000,
+            "#" * 1000 + " a",
+            "\u0301" * 100,
+            "🙂" * 100,
+            "𝔘𝔫𝔦",
+            "٣٤٥ ؟",
+            "a\r\nb\r\n",
+        ),
+        *(
+            "x" * long,
+            "." * long,
+            "é" * 1_000_000,
+            "模" * 1_000_000,
+            "ab " * 1_000_000,
+            "a\n" * 1_000_000,
+            "javascript" * 10_000,
+        ),
     ]
     for family in FAMILIES:
         for text, found in zip(texts, rule(family, preset=preset).judge_all(Batch(map(Text, texts))), strict=True):
@@ -224,7 +259,9 @@ def clean(text, **given):
 
 
 def test_the_cleaner_takes_bad_lines_and_citations_out_and_leaves_paragraphs():
-    text = "Title\n\nThis is a line.[1] It is[citation needed] good.[edit]\nTurn on JavaScript now.\n\nThe last of them."
+    text = (
+        "Title\n\nThis is a line.[1] It is[citation needed] good.[edit]\nTurn on JavaScript now.\n\nThe last of them."
+    )
     cleaned, judgements = clean(text)
     assert cleaned == "\nThis is a line. It is good.\n\nThe last of them."
     assert [(one.rule, one.value, one.keep) for one in judgements] == [
@@ -239,7 +276,11 @@ def test_citations_are_gone_however_they_are_nested():
     assert without_citations("[[x]] [citation needed]") == ("[[x]] ", 1)
 
 
-@given(st.lists(st.sampled_from(["[", "]", "1", "edit", "One two three", ".", "\n", " ", "javascript", "[2]", "…"])).map("".join))
+@given(
+    st.lists(st.sampled_from(["[", "]", "1", "edit", "One two three", ".", "\n", " ", "javascript", "[2]", "…"])).map(
+        "".join
+    )
+)
 def test_cleaning_twice_changes_nothing_more(text):
     once, _ = clean(text)
     assert clean(once)[0] == once

@@ -18,9 +18,43 @@ from schemas.curation.quality import C4Config, FineWebConfig, GopherConfig, Repe
 from tests.curation import naive
 
 PIECES = (
-    *("the", "of", "a", "b", "Word", "don't", "U.S", "3.14", "1,000", "x_y", "naïve", "Ω", "模", "型", "かな", "e\u0301"),
+    *(
+        "the",
+        "of",
+        "a",
+        "b",
+        "Word",
+        "don't",
+        "U.S",
+        "3.14",
+        "1,000",
+        "x_y",
+        "naïve",
+        "Ω",
+        "模",
+        "型",
+        "かな",
+        "e\u0301",
+    ),
     *(".", "...", "…", "!", "?", "。", ",", "-", "•", "#", "(", ")", '"', "”", "[", "]", "{", "=====", "'", "’", "—"),
-    *("\n", "\n", "\n\n", "\n\n\n", " ", "  ", "\t", " \n", "\u200b", "\u200d", "\0", "\x85", "\u2028", "42", "𝔘", "x" * 70),
+    *(
+        "\n",
+        "\n",
+        "\n\n",
+        "\n\n\n",
+        " ",
+        "  ",
+        "\t",
+        " \n",
+        "\u200b",
+        "\u200d",
+        "\0",
+        "\x85",
+        "\u2028",
+        "42",
+        "𝔘",
+        "x" * 70,
+    ),
     *("lorem ipsum", "JavaScript", "Privacy Policy", "use cookies"),
 )
 texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.lists(
@@ -38,7 +72,9 @@ FAMILIES = (
 @given(texts)
 def test_tokens_are_those_of_a_regular_expression(text):
     found = tokens(text)
-    assert [text[a:b] for a, b in zip(found.starts, found.ends, strict=True)] == [one for one, _, _ in naive.tokens(text)]
+    assert [text[a:b] for a, b in zip(found.starts, found.ends, strict=True)] == [
+        one for one, _, _ in naive.tokens(text)
+    ]
     assert found.words.tolist() == [word for _, word, _ in naive.tokens(text)]
     by_hash = {}
     for token, value in zip(naive.tokens(text), found.hashes.tolist(), strict=True):
