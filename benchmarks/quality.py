@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sets = corpora(arguments.documents)
     texts = mixture(sets, arguments.mb * 1e6)
-    Text("“").alone  # the table of characters
+    Batch([Text("“")])  # makes the table of characters
     print("| texts | way | MB | tokens | lines | " + " | ".join(NAMES) + " | together, MB per CPU s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     chosen = {f"mixture of {len(texts)}": texts, **{name: sets[name] for name in ("Moby Dick", "chapters", "stories")}}
@@ -88,7 +88,8 @@ def debian() -> Iterator[str]:
     for path in sorted(Path("/usr/share/doc").rglob("*")):
         name = path.name.lower().removesuffix(".gz")
         if path.is_file() and not path.is_symlink() and name.endswith((".txt", ".md", ".rst", "readme", "news", "faq")):
-            data = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+            data = path.read_bytes()
+            data = gzip.decompress(data) if path.suffix == ".gz" else data
             if len(data) > 1000 and b"\0" not in data:
                 yield data.decode("utf-8", "replace")
 

@@ -3,8 +3,7 @@
 A line counts if it has words enough, none too long, ends in punctuation and speaks of no JavaScript or policies. In
 the lines that count, sentences are counted, braces and filler text looked for. A sentence ends with punctuation, and
 brackets or quotes behind it, if white space and no small letter follow, or if its sign is an ideographic one; what is
-left at the end of a line is one too. Not after a single letter (initials). datatrove asks NLTK's Punkt model; the rule asks
-for five.
+left at the end of a line is one too. Not after a single letter (initials). datatrove asks a sentence splitter.
 
 The cleaner leaves blank lines in, which keep paragraphs apart (datatrove takes them out).
 """
@@ -114,10 +113,6 @@ class _Found:
             if "cookie" not in phrase or b"cookie" in self.text:
                 there |= self.lines(phrase)
         return there
-
-
-def _number(name: str, windows: Array, least: float | None = None, most: float | None = None) -> Measure:
-    return Measure(name, float(windows.sum()), windows, least, most)
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
