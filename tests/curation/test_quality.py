@@ -95,7 +95,7 @@ def test_c4_paragraphs_are_a_rule_where_asked_for():
 
 @pytest.mark.parametrize(("measure", "limit"), [
     *((f"top_{size}gram", limit) for size, limit in ((2, 0.20), (3, 0.18), (4, 0.16))),
-    *((f"dup_{size}gram", limit) for size, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True)),
+    *zip([f"dup_{size}gram" for size in range(5, 11)], (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True),
     *((f"dup_{what}_char_frac", 0.2) for what in ("line", "para")),
 ])  # fmt: skip
 def test_characters_in_copies_are_held_against_the_limit(measure, limit):
