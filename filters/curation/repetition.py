@@ -135,9 +135,11 @@ class _Runs:
         copy[groups.places[~groups.starts]] = True
         places = self.places[copy]
         row = np.ones(len(places), bool)
-        row[1:] = places[1:] - places[:-1] > 1
-        numbers = np.arange(len(places))
-        places = places[(numbers - np.maximum.accumulate(np.where(row, numbers, 0))) % self.size == 0]
+        np.greater(places[1:], places[:-1] + 1, out=row[1:])
+        starts = np.flatnonzero(row)
+        many = (np.diff(starts, append=len(places)) + self.size - 1) // self.size
+        before = np.cumsum(many) - many
+        places = np.repeat(places[starts] - self.size * before, many) + self.size * np.arange(int(many.sum()))
         ends = places + self.size
         ends[:-1] = np.minimum(ends[:-1], places[1:])
         return np.bincount(of[places], self.characters[ends] - self.characters[places], minlength=count)

@@ -16,7 +16,7 @@ Grams = dict[Annotated[int, Field(ge=2, le=20)], Share]
 
 ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher
 _LONG = {"max_bad_windows": 0.2}
-_BOOK_WORDS = {"min_words_with_letter": 0.25, "min_stop_words": 1}
+_BOOK_WORDS = {"max_mean_word_length": 15.0, "min_words_with_letter": 0.25, "min_stop_words": None}
 _NOT_THE_WEB = {
     **_LONG,
     **{"end_punctuation": False, "min_line_words": 1, "javascript": True, "policies": True},
@@ -50,11 +50,11 @@ class GopherConfig(QualityConfig):
 
     presets = {
         "web": {},
-        "books": {**_LONG, "min_words": 10, "max_words": None, "max_hashes": 0.2, **_BOOK_WORDS},
+        "books": {**_LONG, "min_words": 10, "max_words": None, "max_hashes": None, **_BOOK_WORDS},
         "code": {
             **_LONG,
             **{"min_words": None, "max_words": None, "min_words_with_letter": 0.2, "min_stop_words": None},
-            **{"min_mean_word_length": 2.0, "max_mean_word_length": 15.0, "max_hashes": 0.3, "max_bullet_lines": None},
+            **{"min_mean_word_length": 2.0, "max_mean_word_length": 15.0, "max_hashes": None, "max_bullet_lines": None},
         },
     }
 
