@@ -21,8 +21,10 @@ class Groups:
 
     def repeated(self) -> "Groups":
         """Without groups of one."""
-        alone = self.starts & np.append(self.starts[1:], True)
-        return Groups(self.places[~alone], self.starts[~alone])
+        several = ~self.starts
+        several[:-1] |= ~self.starts[1:]
+        kept = np.flatnonzero(several)
+        return Groups(self.places[kept], self.starts[kept])
 
     def within(self, windows: Array) -> "Groups":
         """Equal and of one window, which is given for each thing."""
@@ -36,10 +38,13 @@ def grouped(keys: Array) -> Groups:
     """Sorts keys of 64 bits, their lowest bits replaced by the place: many times faster than a sort of places. Of a
     million keys, 44 bits are compared."""
     places = np.uint64((1 << max(1, len(keys) - 1).bit_length()) - 1)
-    packed = np.sort((keys & ~places) | np.arange(len(keys), dtype=np.uint64))
+    packed = keys & ~places
+    packed |= np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
     starts = np.ones(len(keys), bool)
     np.greater(packed[1:] ^ packed[:-1], places, out=starts[1:])
-    return Groups((packed & places).astype(np.int64), starts)
+    packed &= places
+    return Groups(packed.view(np.int64), starts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,8 +132,8 @@ class _Runs:
     def _repeated(self, groups: Groups, of: Array, count: int) -> Array:
         """Characters in each of the texts or windows `of`."""
         copy = np.zeros(len(self.places), bool)
-        copy[groups.places[~groups.starts]] = True
-        places = self.places[copy]
+        copy[groups.places] = ~groups.starts
+        places = self.places[np.flatnonzero(copy)]
         row = np.ones(len(places), bool)
         np.greater(places[1:], places[:-1] + 1, out=row[1:])
         starts = np.flatnonzero(row)
