@@ -23,6 +23,7 @@ _CLOSING = tuple(map(ord, "\"'”’)]»」』）"))
 _QUOTES = tuple(map(ord, "\"'”’」』"))
 _IDEOGRAPHIC = tuple(map(ord, "。！？｡．"))
 _CITATION = re.compile(r"\d{0,18}|edit|citation needed")
+_CITED = re.compile(rf"(?:\[(?:{_CITATION.pattern})|\])\]\s*$")  # may a line end in one? Perhaps in brackets itself
 
 
 class C4(Family[C4Config]):
@@ -153,7 +154,10 @@ def _end(tokens: Tokens, lines: Lines) -> Array:
     signs, runs = tokens.points[tokens.ends[last] - 1], tokens.ends[last] - tokens.starts[last]
     ends: Array = (terminal(signs) & ~((signs == ord(".")) & (runs >= 3))) | _one_of(signs, _QUOTES)
     for cited in np.flatnonzero(signs == ord("]")).tolist():
-        line = without_citations(lines.texts[cited])[0].rstrip()
+        line = lines.texts[cited]
+        if not _CITED.search(line.rstrip()[-40:]):
+            continue
+        line = without_citations(line)[0].rstrip()
         sign = np.array([ord(line[-1])]) if line else np.zeros(0, np.int64)
         ends[cited] = bool((terminal(sign) | _one_of(sign, _QUOTES)).any()) and not line.endswith("...")
     return ends
