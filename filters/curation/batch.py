@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filters.curation.tokens import Array, Tokens, tokens
+from filters.curation.words import mixed
 
 if TYPE_CHECKING:
     from filters.curation.text import Text
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _BETWEEN = "\n\n"
 _WORD = re.compile(r"\w")
 
@@ -27,7 +29,7 @@ _WORD = re.compile(r"\w")
 class Lines:
     """Lines that are not blank: none is without a token. `texts`: as they stand. `starts`: where in the batch.
     `sizes`: characters (lines,). `first`: the first token of each and, at the end, the number of tokens (lines + 1,).
-    `cuts`: the first line of each window. `keys`: uint64 (lines,), equal where lines are. `paragraphs`: bool (lines,),
+    `cuts`: the first line of each window. `keys`: uint64 (lines,), equal where the same tokens stand at the same places. `paragraphs`: bool (lines,),
     where one starts: at the start of a window or after a blank line."""
 
     texts: list[str]
@@ -137,13 +139,14 @@ def _lines(parts: list[str], starts: Array, cuts: Array, tokens: Tokens) -> Line
     first = np.searchsorted(tokens.starts, line_starts)
     numbers = np.flatnonzero(_steps(first, len(tokens)))
     kept = texts if len(numbers) == len(texts) else [texts[number] for number in numbers.tolist()]
-    keys = np.fromiter(map(hash, kept), np.int64, len(kept)).view(np.uint64)
-    first = np.append(first[numbers], len(tokens))
+    line_starts, first = line_starts[numbers], np.append(first[numbers], len(tokens))
+    offsets = tokens.starts - np.repeat(line_starts, first[1:] - first[:-1])
+    keys = np.add.reduceat(mixed(tokens.hashes + offsets.astype(np.uint64) * _ODD), first[:-1])
     line_cuts = np.searchsorted(first, cuts)
     paragraphs = np.ones(len(numbers), bool)
     np.greater(numbers[1:], numbers[:-1] + 1, out=paragraphs[1:])
     paragraphs[line_cuts] = True
-    return Lines(kept, line_starts[numbers], sizes[numbers], first, line_cuts, keys, paragraphs)
+    return Lines(kept, line_starts, sizes[numbers], first, line_cuts, keys, paragraphs)
 
 
 def _steps(starts: Array, end: int) -> Array:

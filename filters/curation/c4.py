@@ -32,8 +32,8 @@ class C4(Family[C4Config]):
     def measures(self, batch: Batch, windows: Windows) -> list[Measure]:
         config, lines, of = self.config, windows.lines, windows.lines.windows()
         found = _Found(batch.text, lines)
-        good, solid = _counting(config, windows, found)
-        filler, braces = solid & found.lines("lorem ipsum"), solid & found.lines("{")
+        good, quiet, solid = _counting(config, windows, found)
+        filler, braces = solid & found.lines("lorem ipsum"), quiet & found.lines("{")
         long = lines.sizes >= config.paragraph_characters
 
         def total(name: str, of_lines: Array, least: int | None = None, most: int | None = None) -> Measure:
@@ -59,7 +59,7 @@ class C4Cleaner:
         batch, kept = Text(plain).alone, plain
         if batch.texts:
             windows = batch.windows(len(plain))
-            good, _ = _counting(self.config, windows, _Found(plain, windows.lines))
+            good, _, _ = _counting(self.config, windows, _Found(plain, windows.lines))
             bad = set(windows.lines.starts[~good].tolist())
             if bad:
                 kept = "\n".join(line for start, line in _lines(plain) if start not in bad)
@@ -124,11 +124,11 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def _counting(rules: C4Lines, windows: Windows, found: _Found) -> tuple[Array, Array]:
-    """Which lines count; and which would if what they speak of did not matter."""
+def _counting(rules: C4Lines, windows: Windows, found: _Found) -> tuple[Array, Array, Array]:
+    """Which lines count; which would if policies did not matter; and which if nothing they speak of did."""
     solid = _solid(rules, windows)
-    good = solid if rules.javascript else solid & ~found.lines("javascript")
-    return good if rules.policies else good & ~found.policies(), solid
+    quiet = solid if rules.javascript else solid & ~found.lines("javascript")
+    return quiet if rules.policies else quiet & ~found.policies(), quiet, solid
 
 
 def _solid(rules: C4Lines, windows: Windows) -> Array:

@@ -9,6 +9,7 @@ folds what people type differently. These rules look at how a text is typed.)
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,7 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """`points`, `classes`: (characters,), code points and what they are. `starts`, `ends`: int64 (tokens,), characters
-    of the text [start, end). `words`: bool (tokens,). `hashes`: uint64 (tokens,), equal where the tokens are, within
-    this run of Python."""
+    of the text [start, end). `words`: bool (tokens,). `hashes`: uint64 (tokens,), equal where the tokens are."""
 
     points: Array
     classes: Array
@@ -126,7 +126,8 @@ def _hashes(text: str, raw: bytes, starts: Array, ends: Array) -> Array:
         hashes[left] = hashes[left] * _ODD + part
         left = left[lengths[left] > place + 8]
     for one in left.tolist():
-        hashes[one] = hash(text[starts[one] : ends[one]]) & 0xFFFFFFFFFFFFFFFF
+        token = text[starts[one] : ends[one]].encode("utf-8", "surrogatepass")
+        hashes[one] = int.from_bytes(blake2b(token, digest_size=8).digest(), "little")
     return hashes
 
 

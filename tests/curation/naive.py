@@ -35,6 +35,11 @@ def lines(text):
     return [line for line in text.split("\n") if tokens(line)]
 
 
+def places(line):
+    """What makes lines equal: the same tokens at the same places. (Tabs are like spaces; those at the end do not count.)"""
+    return [(match.start(), match[0]) for match in TOKEN.finditer(line)]
+
+
 def paragraphs(text):
     found = [[]]
     for line in text.split("\n"):
@@ -95,9 +100,10 @@ def repetition(parts, first_too=False):
 
 
 def copies(things, first_too=False):
+    same = [[places(line) for line in one.split("\n")] for one in things]
     if first_too:
-        return [one for one in things if things.count(one) > 1]
-    return [one for place, one in enumerate(things) if one in things[:place]]
+        return [one for one, what in zip(things, same, strict=True) if same.count(what) > 1]
+    return [one for place, one in enumerate(things) if same[place] in same[:place]]
 
 
 def fineweb(parts):

@@ -285,3 +285,10 @@ def test_cleaning_twice_changes_nothing_more(text):
     once, _ = clean(text)
     assert clean(once)[0] == once
     assert not re.search(r"\[(\d*|edit|citation needed)\]", without_citations(text)[0])
+
+
+def test_braces_count_in_lines_that_pass_all_rules_but_policies():
+    assert judged("c4", "In JavaScript we write {here}.")["c4.curly_bracket"].value == 0
+    assert judged("c4", "In JavaScript we write {here}.", javascript=True)["c4.curly_bracket"].value == 1
+    assert judged("c4", "The privacy policy says {here}.")["c4.curly_bracket"].value == 1
+    assert judged("c4", "No end here {")["c4.curly_bracket"].value == 0
