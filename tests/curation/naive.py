@@ -36,7 +36,7 @@ def lines(text):
 
 
 def places(line):
-    """What makes lines equal: the same tokens at the same places. (Tabs are like spaces; those at the end do not count.)"""
+    """What makes lines equal: the same tokens at the same places, whatever the white space is."""
     return [(match.start(), match[0]) for match in TOKEN.finditer(line)]
 
 
