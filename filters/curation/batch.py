@@ -29,7 +29,7 @@ _WORD = re.compile(r"\w")
 class Lines:
     """Lines that are not blank: none is without a token. `texts`: as they stand. `starts`: where in the batch.
     `sizes`: characters (lines,). `first`: the first token of each and, at the end, the number of tokens (lines + 1,).
-    `cuts`: the first line of each window. `keys`: uint64 (lines,), equal where the same tokens stand at the same places.
+    `cuts`: the first line of each window. `keys`: uint64 (lines,), equal where equal tokens stand at equal places.
     `paragraphs`: bool (lines,), where one starts: at the start of a window or after a blank line."""
 
     texts: list[str]
