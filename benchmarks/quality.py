@@ -127,7 +127,7 @@ def speed(name: str, way: str, texts: list[str], size: int, preset: str = "web")
     families = rules(preset)
     for group in batches(texts, size):
         batch = timed(seconds, "tokens", lambda group=group: Batch(group))
-        if batch.texts:
+        if len(batch):
             timed(seconds, "lines", lambda batch=batch: batch.windows(10_000))
         for family in families:
             timed(seconds, family.name, lambda batch=batch, family=family: family.judge_all(batch))

@@ -85,17 +85,22 @@ class Windows:
 
 
 class Batch:
-    """`texts`: those with a word; `words`: bool, for each that was given."""
+    """`words`: of each text that was given, has it a word? All else is of those that have; it keeps none of the objects,
+    so that arrays go when the batch goes."""
 
     def __init__(self, texts: Iterable["Text"]) -> None:
         given = list(texts)
         self.words = [_WORD.search(text.text) is not None for text in given]
-        self.texts = [text for text, has_words in zip(given, self.words, strict=True) if has_words]
-        self.text = _BETWEEN.join(text.text for text in self.texts)
-        self.sizes = np.array([len(text.text) for text in self.texts], np.int64)
+        kept = [text for text, has_words in zip(given, self.words, strict=True) if has_words]
+        self.languages = [text.language for text in kept]
+        self.text = _BETWEEN.join(text.text for text in kept)
+        self.sizes = np.array([len(text.text) for text in kept], np.int64)
         self.starts = np.cumsum(self.sizes + len(_BETWEEN)) - self.sizes - len(_BETWEEN)
         self.tokens = tokens(self.text)
         self._windows: dict[int, Windows] = {}
+
+    def __len__(self) -> int:
+        return len(self.languages)
 
     def windows(self, size: int) -> Windows:
         """Of at most `size` words; where there is a text."""

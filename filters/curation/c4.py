@@ -57,7 +57,7 @@ class C4Cleaner:
         plain, citations = without_citations(text.text)
         judgements = [Judgement("c4_lines.citations", float(citations))]
         batch, kept = Text(plain).alone, plain
-        if batch.texts:
+        if len(batch):
             windows = batch.windows(len(plain))
             good, _, _ = _counting(self.config, windows, _Found(plain, windows.lines))
             bad = set(windows.lines.starts[~good].tolist())

@@ -71,7 +71,7 @@ class Family(Generic[Config]):
 
     def judge_all(self, batch: Batch) -> list[list[Judgement]]:
         """The judgements of each text; of one without any word there is one."""
-        found = iter(self._judged(batch) if batch.texts else [])
+        found = iter(self._judged(batch) if len(batch) else [])
         wordless = Judgement(f"{self.name}.n_words", 0.0, False, "no_words")
         return [next(found) if words else [wordless] for words in batch.words]
 
@@ -80,7 +80,7 @@ class Family(Generic[Config]):
         measures = self.measures(batch, windows)
         counts = np.bincount(windows.texts())
         by_window = counts > 1 if self.config.max_bad_windows is not None else np.zeros(len(counts), bool)
-        judged: list[list[Judgement]] = [[] for _ in batch.texts]
+        judged: list[list[Judgement]] = [[] for _ in range(len(batch))]
         for measure in measures:
             self._add(judged, measure, windows, by_window)
         for text in np.flatnonzero(by_window).tolist():

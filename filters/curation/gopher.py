@@ -38,7 +38,7 @@ class Gopher(Family[GopherConfig]):
     def _word_length(self, batch: Batch, length: Measure) -> list[Measure]:
         """Judged in the languages of the stop words; but everyone has it."""
         least, most = self.config.min_mean_word_length, self.config.max_mean_word_length
-        known = np.array([not text.language or text.language in self.config.stop_words for text in batch.texts])
+        known = np.array([not one or one in self.config.stop_words for one in batch.languages])
         measures = []
         if known.any():
             measures.append(Measure(length.name, length.whole, length.windows, least, most, known))
@@ -49,11 +49,11 @@ class Gopher(Family[GopherConfig]):
     def _stop_words(self, batch: Batch, windows: Windows) -> list[Measure]:
         """How many of its language's stop words a text has; of the most, where its language is not known."""
         measures = []
-        unknown = np.array([not text.language for text in batch.texts])
+        unknown = np.array([not one for one in batch.languages])
         least = self.config.min_stop_words
-        most_whole, most_parts = np.zeros(len(batch.texts), np.int64), np.zeros(len(windows), np.int64)
+        most_whole, most_parts = np.zeros(len(batch), np.int64), np.zeros(len(windows), np.int64)
         for language, words in self.config.stop_words.items():
-            its = np.array([text.language == language for text in batch.texts])
+            its = np.array([one == language for one in batch.languages])
             if its.any() or unknown.any():
                 there = _which(windows, words)
                 whole = np.logical_or.reduceat(there, windows.firsts, axis=1).sum(axis=0)

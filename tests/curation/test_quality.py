@@ -3,6 +3,7 @@
 import pickle
 import random
 import re
+import weakref
 
 import pytest
 from hypothesis import given
@@ -292,3 +293,11 @@ def test_braces_count_in_lines_that_pass_all_rules_but_policies():
     assert judged("c4", "In JavaScript we write {here}.", javascript=True)["c4.curly_bracket"].value == 1
     assert judged("c4", "The privacy policy says {here}.")["c4.curly_bracket"].value == 1
     assert judged("c4", "No end here {")["c4.curly_bracket"].value == 0
+
+
+def test_a_judged_text_is_let_go_without_the_collector():
+    text = Text(book(100))
+    seen = weakref.ref(text.alone)
+    rule("gopher").judge(text)
+    del text
+    assert seen() is None
