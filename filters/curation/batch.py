@@ -85,7 +85,7 @@ class Windows:
 
 
 class Batch:
-    """`words`: of each text that was given, has it a word? All else is of those that have; it keeps none of the objects,
+    """`words`: of each text that was given, has it a word? All else is of those that have. It keeps no objects,
     so that arrays go when the batch goes."""
 
     def __init__(self, texts: Iterable["Text"]) -> None:

@@ -15,6 +15,11 @@ from schemas.curation.quality import GopherConfig
 class Gopher(Family[GopherConfig]):
     name = "gopher"
 
+    def __init__(self, config: GopherConfig) -> None:
+        super().__init__(config)
+        for words in config.stop_words.values():
+            hashes_of(words)  # an error in one is told at once
+
     def measures(self, batch: Batch, windows: Windows) -> list[Measure]:
         config, tokens, found = self.config, windows.tokens, windows.token_counts()
         words = np.add.reduceat(tokens.words, windows.cuts, dtype=np.int64)

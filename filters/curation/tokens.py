@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from filters.curation.words import mixed
+from schemas.errors import UserError
 
 Array = np.ndarray[Any, Any]
 
@@ -52,10 +53,11 @@ def terminal(points: Array) -> Array:
 
 @cache
 def hashes_of(words: tuple[str, ...]) -> Array:
-    """The hashes of words of one token each."""
-    found = tokens(" ".join(words))
-    assert len(found) == len(words)
-    return found.hashes
+    """The hashes of words of one token each; UserError for others, which no text could have."""
+    for word in words:
+        if len(tokens(word)) != 1:
+            raise UserError(f"stop word {word!r}: must be one token, as docs/curation.md says what that is")
+    return tokens(" ".join(words)).hashes
 
 
 def tokens(text: str) -> Tokens:

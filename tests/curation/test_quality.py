@@ -17,6 +17,7 @@ from filters.curation.gopher import Gopher
 from filters.curation.repetition import Repetition
 from filters.curation.text import Text
 from schemas.curation.quality import C4Config, C4LinesConfig, FineWebConfig, GopherConfig, RepetitionConfig
+from schemas.errors import UserError
 from tests.curation import naive
 
 FAMILIES = {
@@ -301,3 +302,8 @@ def test_a_judged_text_is_let_go_without_the_collector():
     rule("gopher").judge(text)
     del text
     assert seen() is None
+
+
+def test_a_stop_word_that_is_no_single_word_is_refused():
+    with pytest.raises(UserError, match="stop word '我们': must be one token"):
+        rule("gopher", stop_words={"zh": ("的", "我们")})
