@@ -1,0 +1,1 @@
+"""Curation: rules that judge documents, and cleaners."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from filters.curation.batch import Batch
 from filters.curation.words import Words, words
 
 
@@ -25,8 +26,13 @@ class Text:
 
     @cached_property
     def words(self) -> Words:
-        """Normalised words, for comparing texts. What quality rules call a word they say themselves."""
+        """Normalised words, for comparing texts. What rules of quality call a word: `tokens`."""
         return words(self.text)
+
+    @cached_property
+    def alone(self) -> Batch:
+        """As the rules of quality read it."""
+        return Batch([self])
 
     @cached_property
     def lines(self) -> list[str]:
