@@ -60,11 +60,13 @@ class ScoreStage(Stage):
             reading = replace(reading, options={**reading.options, "seed": engines.recipe.seed})
         self.config, self.reading, self.engines, self._makers = config, reading, engines, makers
         self.name = ".".join(filter(None, ["score", config.name, reading.suffix]))
-        # Which rows: those with one of these in this column.
-        if isinstance(config, DocumentScorer):
-            self._column, self._only = "source", config.sources
-        else:
-            self._column, self._only = "method", config.methods
+
+    @property
+    def _of(self) -> tuple[str, tuple[str, ...] | None]:
+        """Which rows: those with one of these in this column."""
+        if isinstance(self.config, DocumentScorer):
+            return "source", self.config.sources
+        return "method", self.config.methods
 
     @cached_property  # it reads the whole folder
     def _model(self) -> ResolvedModel:
@@ -101,10 +103,11 @@ class ScoreStage(Stage):
 
     def settings(self, context: Context) -> dict[str, Any]:
         adapter = self._scorer.adapter
+        column, only = self._of
         return {
             "scorer": self.reading.scorer,
             "options": self.reading.options,
-            f"{self._column}s": None if self._only is None else list(self._only),
+            f"{column}s": None if only is None else list(only),
             "batch_tokens": self.config.batch_tokens,
             "shard_rows": self.config.shard_rows,
             "limit": context.limit,
@@ -153,12 +156,13 @@ class ScoreStage(Stage):
 
     def _wanted(self, file: Path) -> Iterator[str]:
         """Ids of the rows to score; of preferences, those with a short prompt. Of the prompts only roles are read."""
-        columns = [_ID[self.reading.rows], self._column]
+        column, only = self._of
+        columns = [_ID[self.reading.rows], column]
         if self.reading.rows == "preferences":
             columns.append("short_prompt.list.element.role")
         table = pq.ParquetFile(file).read(columns)
         for row_id, kind, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if all(roles) and (self._only is None or kind in self._only):
+            if all(roles) and (only is None or kind in only):
                 yield row_id
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
