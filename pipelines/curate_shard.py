@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from filters.curation.batch import Batch
 from filters.curation.registry import load_rule
 from filters.curation.text import Judgement, Text
 from generators.models import load_tokenizer
@@ -24,6 +25,7 @@ from schemas.states import State
 from schemas.tables import TABLES
 
 MAX_CHARS = 200_000_000  # of one document: arrays over its characters take up to 20 bytes for each
+_BATCH_CHARS, _BATCH_ROWS = 300_000, 2_000  # documents that are judged together: quick, and still in the cache
 _BATCH_LINES = 50_000
 _LONG_DETAIL = 300
 
@@ -73,42 +75,61 @@ def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
         TableWriter(job.root, "row_states", name) as lines,
     ):
         columns = _Columns()
-        for row in _documents(job.root, shard):
-            judged = judge(row["text"], row["source"], row["language"], rules)
-            columns.add(row["document_id"], judged.judgements)
+        for rows in _batches(_documents(job.root, shard)):
+            for row, judged in zip(rows, judge_all(rows, rules), strict=True):
+                columns.add(row["document_id"], judged.judgements)
+                if judged.text is not None:
+                    cleaned.write(_cleaned(row, judged.text, count))
+                lines.write(
+                    {"row_id": row["document_id"], "stage": job.stage, "state": judged.state.value,
+                     "reason": judged.reason, "detail": judged.detail[:_LONG_DETAIL]}
+                )  # fmt: skip
+                states[judged.state.value] += 1
             if len(columns) >= _BATCH_LINES:
                 judgements.write_table(columns.take())
-            if judged.text is not None:
-                cleaned.write(_cleaned(row, judged.text, count))
-            lines.write(
-                {"row_id": row["document_id"], "stage": job.stage, "state": judged.state.value,
-                 "reason": judged.reason, "detail": judged.detail[:_LONG_DETAIL]}
-            )  # fmt: skip
-            states[judged.state.value] += 1
         judgements.write_table(columns.take())
     parts = [asdict(part) for part in (*judgements.parts, *cleaned.parts, *lines.parts)]
     return {"parts": parts, "states": dict(sorted(states.items()))}
 
 
-def judge(text: str, source: str, language: str, rules: list["Loaded"]) -> Judged:
-    """All rules, whatever the first of them says: judgements are there to be asked later. The first that says no is
-    the reason."""
-    result = Judged()
-    if len(text) > MAX_CHARS:
-        result.state, result.reason = State.OVER_BUDGET, "document_too_long"
-        result.detail = f"{len(text)} characters, at most {MAX_CHARS} are judged"
-        return result
-    document = Text(text, source, language)
+def judge_all(rows: list[dict[str, Any]], rules: list["Loaded"]) -> list[Judged]:
+    """Documents, judged by all rules, whatever the first of them says: judgements are there to be asked later. The
+    first that says no is the reason. Columns read: text, source, language."""
+    results = [Judged() for _ in rows]
+    documents = {}
+    for number, (row, result) in enumerate(zip(rows, results, strict=True)):
+        if len(row["text"]) > MAX_CHARS:
+            result.state, result.reason = State.OVER_BUDGET, "document_too_long"
+            result.detail = f"{len(row['text'])} characters, at most {MAX_CHARS} are judged"
+        else:
+            documents[number] = Text(row["text"], row["source"], row["language"])
     try:
-        for one in rules:
-            if one.applies(source) and not one.cleans:
-                _record(one.rule.judge(document), result)
-        if result.state is State.OK:
-            _clean(document, rules, result)
+        for number, found in _judgements(documents, rules):
+            _record(found, results[number])
+        for number, document in documents.items():
+            if results[number].state is State.OK:
+                _clean(document, rules, results[number])
     except Exception as error:  # a document that breaks a rule must not take the corpus along
-        result.state, result.reason, result.detail = State.FAILED, "rule_broke", f"{type(error).__name__}: {error}"
-        result.text = None
-    return result
+        if len(rows) > 1:
+            return [one for row in rows for one in judge_all([row], rules)]
+        return [Judged(state=State.FAILED, reason="rule_broke", detail=f"{type(error).__name__}: {error}")]
+    return results
+
+
+def _judgements(documents: dict[int, Text], rules: list["Loaded"]) -> Iterator[tuple[int, list[Judgement]]]:
+    """By rule, in the order of the recipe. Rules that can, read the documents together."""
+    batches: dict[frozenset[str] | None, tuple[list[int], Batch]] = {}
+    for one in rules:
+        if one.cleans:
+            continue
+        if one.sources not in batches:
+            numbers = [number for number, document in documents.items() if one.applies(document.source)]
+            batches[one.sources] = numbers, Batch([documents[number] for number in numbers])
+        numbers, batch = batches[one.sources]
+        if hasattr(one.rule, "judge_all"):
+            yield from zip(numbers, one.rule.judge_all(batch), strict=True)
+        else:
+            yield from ((number, one.rule.judge(documents[number])) for number in numbers)
 
 
 def _clean(document: Text, rules: list["Loaded"], result: Judged) -> None:
@@ -164,6 +185,19 @@ def _documents(root: Path, shard: Shard) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(root / shard.file)
     for group in shard.groups:
         yield from file.read_row_group(group).to_pylist()
+
+
+def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    held = 0
+    for row in rows:
+        batch.append(row)
+        held += len(row["text"])
+        if held >= _BATCH_CHARS or len(batch) == _BATCH_ROWS:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 def _cleaned(row: dict[str, Any], text: str, count: Callable[[str], int] | None) -> dict[str, Any]:
