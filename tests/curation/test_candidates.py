@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.curation.candidates import compare, contained, linked, merged, probes, shared, without
+from filters.curation.candidates import compare, contained, least, linked, merged, probes, shared, without
 from filters.curation.minhash import shingles
 from filters.curation.words import words
 
@@ -68,12 +68,17 @@ def parts(sets, containment=0.8, width=ALL):
     return [tuple(pair) for pair in pairs.tolist()], int(asking.sum())
 
 
+def test_how_much_of_a_sample_must_be_shared():
+    assert least(np.array([0, 1, 8, 31, 100, 1000]), 0.8).tolist() == [1, 1, 4, 20, 70, 769]
+    assert least(np.array([8, 31]), 1.0).tolist() == [8, 31]
+
+
 def test_a_chapter_asks_for_its_book():
     book, other = set(range(1000)), set(range(5000, 6000))
-    chapter = set(range(300, 320))
-    assert parts([book, other, chapter])[0] == [(0, 2)]
-    assert parts([book, other, set(range(300, 310)) | set(range(9000, 9010))])[0] == [(0, 2)]  # half shown: look
-    assert parts([book, other, set(range(300, 309)) | set(range(9000, 9011))])[0] == []
+    needed = int(least(np.array(20), 0.8))
+    for shown, found in ((20, True), (needed, True), (needed - 1, False)):
+        chapter = set(range(300, 300 + shown)) | set(range(9000, 9020 - shown))
+        assert parts([book, other, chapter])[0] == [(0, 2)] * found
 
 
 def test_who_shares_only_a_licence_asks_for_nothing():
@@ -83,11 +88,10 @@ def test_who_shares_only_a_licence_asks_for_nothing():
 
 
 @given(st.lists(st.sets(st.integers(0, 25), max_size=20), min_size=2, max_size=8))
-def test_no_document_that_shows_the_share_is_missed(sets):
-    wanted = [
-        (a, b) for b, runs in enumerate(sets) for a in range(b) if runs and len(runs & sets[a]) >= 0.5 * len(runs)
-    ]
-    assert parts(sets)[0] == sorted(wanted)
+def test_no_document_that_shows_enough_is_missed(sets):
+    needed = least(np.array([len(runs) for runs in sets]), 0.8)
+    shown = {(a, b): len(runs & sets[a]) for b, runs in enumerate(sets) for a in range(b)}
+    assert parts(sets)[0] == sorted(pair for pair, count in shown.items() if count >= needed[pair[1]])
 
 
 def test_compare_by_hand():
