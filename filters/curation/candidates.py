@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from filters.curation.minhash import distinct
 from filters.curation.words import Array, mixed
 from schemas.curation.duplicates import Duplicates
 
@@ -46,7 +47,7 @@ def merged(pairs: list[Array]) -> Array:
     """All pairs once, sorted."""
     if not pairs:
         return np.zeros((0, 2), np.int64)
-    codes = np.unique(_codes(np.concatenate(pairs)))
+    codes = distinct(_codes(np.concatenate(pairs)))
     return np.stack([codes >> 32, codes & 0xFFFFFFFF], axis=1)
 
 
@@ -80,7 +81,8 @@ def probes(rows: Shared, sampled: Array, containment: float) -> Array:
     """Bool by row: the runs by which a document is looked for in others. `sampled`: runs sampled, by document.
 
     If n of a document's s runs are in another document, then at least one of any s - n + 1 of them is. So its rarest
-    ones are enough, and a text of its own under a licence that thousands carry asks for nothing."""
+    ones are enough, and a text of its own under a licence that thousands carry asks for nothing.
+    A document of a hundred words or two may have no sample: it is found in another only if the bands show it."""
     alone = sampled - np.bincount(rows.documents, minlength=len(sampled))
     enough = sampled - least(sampled, containment) + 1 - alone
     order = np.lexsort((rows.hashes, rows.many, rows.documents))

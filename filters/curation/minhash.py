@@ -69,7 +69,8 @@ def shingles(words: Words, size: int) -> Array:
 def distinct(values: Array) -> Array:
     """As numpy.unique, which since 2.3 fills a hash table: here seven times slower than sorting."""
     values = np.sort(values)
-    return values[np.append(np.ones(min(1, len(values)), bool), values[1:] != values[:-1])]
+    result: Array = values[np.append(np.ones(min(1, len(values)), bool), values[1:] != values[:-1])]
+    return result
 
 
 def signature(runs: Array, places: int) -> Array:

@@ -79,6 +79,24 @@ def test_agrees_with_datasketch():
     assert abs(difference.mean()) < 3 * math.sqrt(2 * 0.25 / 1024 / 30) and abs(difference).max() < 0.09
 
 
+def test_bands_find_as_many_pairs_as_datasketch_s_index():
+    bands, rows, size, both, trials = 14, 8, 500, 412, 200
+    ours = theirs = 0
+    for seed in range(1, trials + 1):
+        sets = pair_of_sets(seed, size, size, both)
+        one, other = (band_keys(signature(runs, bands * rows), bands, rows) for runs in sets)
+        ours += bool((one == other).any())
+        index = datasketch.MinHashLSH(num_perm=bands * rows, params=(bands, rows))
+        sketches = [datasketch.MinHash(num_perm=bands * rows) for _ in sets]
+        for sketch, runs in zip(sketches, sets, strict=True):
+            sketch.update_batch([run.tobytes() for run in runs])
+        index.insert("one", sketches[0])
+        theirs += bool(index.query(sketches[1]))
+    chance = collision(both / (2 * size - both), bands, rows)
+    assert 0.5 < chance < 0.7
+    assert abs(ours - theirs) <= 3 * math.sqrt(2 * trials * chance * (1 - chance))
+
+
 def test_shortcut_for_long_texts_changes_nothing():
     runs = mixed(np.arange(50_000, dtype=np.uint64))
     places = ((runs & np.uint64(0xFFFFFFFF)) * np.uint64(100)) >> np.uint64(32)
