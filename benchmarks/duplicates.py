@@ -1,7 +1,7 @@
 """Near-duplicates: speed, and what is found, by class of true similarity, beside other tools on the same corpus.
 
 `python -m benchmarks.duplicates --peers /tmp/peers/bin/python` (`python -m venv /tmp/peers`, then pip install
-datatrove[processing,io] rensa datasketch text-dedup xxhash). Corpus: --documents (JSONL with `text`) and the text files
+datatrove[io] spacy rensa datasketch text-dedup xxhash). Corpus: --documents (JSONL with `text`) and the text files
 of this machine, 2,000 characters or more, no two alike word for word; in it are planted edited, reformatted and cut
 copies. True similarity is computed apart from the tools: sets of runs of five words found by a regular expression.
 """
@@ -108,7 +108,8 @@ def ours(texts: list[str], threshold: float) -> dict[str, Any]:
     signed = time.process_time()
     ids = pa.array([f"{number:08}" for number in range(len(texts))])
     rank = ranked(columns.words, ids)
-    find = finder(lambda: [columns.keys], shared(*columns.samples), columns.sampled, rank, config)
+    keys = shared(*columns.keys)
+    find = finder(lambda: [(keys.documents, keys.hashes)], shared(*columns.samples), columns.sampled, rank, config)
     sets: dict[int, Any] = {}
 
     def read(pairs: Any) -> Any:
@@ -178,8 +179,8 @@ def kind_of(kind: str, jaccard: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=Path, default=Path("/work/shared/data/documents"))
-    parser.add_argument("--mb", type=float, default=100)
-    parser.add_argument("--pairs", type=int, default=600)
+    parser.add_argument("--mb", type=float, default=60)
+    parser.add_argument("--pairs", type=int, default=500)
     parser.add_argument("--peers", help="the python of an environment with the other tools")
     parser.add_argument("--tools", default="rensa,datasketch,text_dedup,datatrove")
     options = parser.parse_args()

@@ -95,7 +95,8 @@ def probes(rows: Shared, sampled: Array, containment: float) -> Array:
 
 def least(sampled: Array, containment: float) -> Array:
     """How many of a document's sampled runs another one must have to be read beside it: the share expected at the
-    threshold less 2.5 standard deviations (a miss in 160 at the threshold, in 5,000 at .05 above, of 1,000 words)."""
+    threshold less 2.5 standard deviations. Of documents of 1,000 words one in 79 is missed that is known to exactly
+    .8, one in 900 at .85, one in 44,000 at .9; none that is known wholly."""
     share = containment * sampled - DEVIATIONS * np.sqrt(containment * (1 - containment) * sampled)
     result: Array = np.maximum(1, np.ceil(share - 1e-9)).astype(np.int64)
     return result
@@ -146,7 +147,8 @@ def finder(
 def compare(one: Array, other: Array) -> tuple[float, float, float]:
     """True Jaccard similarity of two sets of word runs (minhash.shingles), the share of the first that is in the
     second, and of the second in the first."""
-    both = len(np.intersect1d(one, other, assume_unique=True))
+    few, many = sorted((one, other), key=len)
+    both = int((many[np.minimum(np.searchsorted(many, few), len(many) - 1)] == few).sum())
     if not both:
         return 0.0, 0.0, 0.0
     return both / (len(one) + len(other) - both), both / len(one), both / len(other)
