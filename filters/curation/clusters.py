@@ -22,9 +22,7 @@ _FEW = 10  # documents: a smaller cluster is no alarm, however small its source
 _WIDER = 4
 
 Find = Callable[[Array, int], tuple[Array, bool]]  # (standing, width) -> pairs and whether these are all
-Read = Callable[
-    [Array], Array
-]  # pairs (m, 2) -> float64 (m, 3): jaccard, share of earlier in later, of later in earlier
+Read = Callable[[Array], Array]  # sorted pairs (m, 2) -> float64 (m, 3): candidates.compare of each
 
 
 @dataclass(frozen=True, slots=True)
