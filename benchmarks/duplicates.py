@@ -107,7 +107,7 @@ def ours(texts: list[str], threshold: float) -> dict[str, Any]:
     columns = sign([Text(text) for text in texts], 0, config)
     signed = time.process_time()
     ids = pa.array([f"{number:08}" for number in range(len(texts))])
-    rank = ranked(columns.words, ids)
+    rank = ranked(columns.runs, ids)
     keys = shared(*columns.keys)
     find = finder(lambda: [(keys.documents, keys.hashes)], shared(*columns.samples), columns.sampled, rank, config)
     sets: dict[int, Any] = {}

@@ -1,6 +1,6 @@
 """Which of the documents that are alike stay. A pure function of the pairs that were read, whatever their order.
 
-In a stated order (most words first, then by id) a document stays unless it is like one that stays already. So every
+In a stated order (most different word runs first, then by id) a document stays unless it is like one that stays already. So every
 document that goes has its like among those that stay, and those that stay are not alike: no chain of likenesses joins
 what has nothing in common. `settle` finds the same result without knowing all pairs that are alike: once all candidate
 pairs among those that stay were read, the pairs not read cannot change it (each that goes has an earlier one that
@@ -47,10 +47,11 @@ class Alarm:
         return f"source {self.source!r}: {what} {self.documents} documents, {self.share:.1%}"
 
 
-def ranked(words: Array, ids: pa.Array) -> Array:
-    """int64 by document: 0 for the one with most words; of equal ones the least id comes first."""
-    table = pa.table({"words": words, "id": ids})
-    order = pc.sort_indices(table, sort_keys=[("words", "descending"), ("id", "ascending")]).to_numpy()
+def ranked(runs: Array, ids: pa.Array) -> Array:
+    """int64 by document: 0 for the one with most word runs; of equal ones the least id comes first. So of two documents
+    the later one is held by the earlier one to the larger share."""
+    table = pa.table({"runs": runs, "id": ids})
+    order = pc.sort_indices(table, sort_keys=[("runs", "descending"), ("id", "ascending")]).to_numpy()
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from filters.curation.text import Text
-from filters.curation.words import Array, Words, mixed, ngrams
+from filters.curation.words import Array, Words, mixed
 from schemas.curation.duplicates import Duplicates
 
 SAMPLE = 32  # one word run of so many is kept to find parts of documents: 31 of 1,000 words
@@ -117,7 +117,7 @@ class Columns:
     """What a batch of n documents sends into the shuffle. Documents are numbered through the corpus."""
 
     documents: Array  # int64 (n,)
-    words: Array  # int64 (n,)
+    runs: Array  # int64 (n,): different word runs, which is how long a document is here
     exact: Array  # uint64 (n,)
     sampled: Array  # int32 (n,): rows in `samples`
     keys: tuple[Array, Array]  # int64 and uint64 (m,): document, key. Who shares a key may be alike
@@ -127,17 +127,22 @@ class Columns:
 def sign(texts: Sequence[Text], first: int, config: Duplicates) -> Columns:
     """Columns of documents number `first`, `first` + 1, ... At a threshold of .8 a document has 39 keys, and a sample
     for every 32 words; a row of 16 bytes each, before compression."""
-    keys, samples, hashes = [], [], np.zeros(len(texts), np.uint64)
+    keys, samples = [], []
+    runs, hashes = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.uint64)
     for place, text in enumerate(texts):
-        hashes[place] = exact(text.words)
-        one, some = _keys_of(text, hashes[place], config)
-        keys.append(one)
-        samples.append(some)
+        different, hashes[place] = shingles(text.words, config.shingle), exact(text.words)
+        runs[place] = len(different)
+        seed = _seed(text.source if config.scope == "source" else "")
+        whole = hashes[place : place + 1][: len(text.words)]  # nothing is not a copy of nothing
+        long = len(text.words) >= config.shingle
+        some = different[: np.searchsorted(different, np.uint64(_FULL // SAMPLE)) if long else 0]
+        keys.append(mixed(np.append(whole, _bands(different, config) if long else whole[:0]) ^ seed))
+        samples.append(mixed(some ^ seed))
     documents = np.arange(first, first + len(texts), dtype=np.int64)
     sampled = np.array([len(one) for one in samples], np.int32)
     return Columns(
         documents,
-        np.array([len(text.words) for text in texts], np.int64),
+        runs,
         hashes,
         sampled,
         (np.repeat(documents, [len(one) for one in keys]), np.concatenate([*keys, np.zeros(0, np.uint64)])),
@@ -145,15 +150,12 @@ def sign(texts: Sequence[Text], first: int, config: Duplicates) -> Columns:
     )
 
 
-def _keys_of(text: Text, whole: np.uint64, config: Duplicates) -> tuple[Array, Array]:
-    keys = np.array([whole][: len(text.words)], np.uint64)  # nothing is not a copy of nothing
-    samples = np.zeros(0, np.uint64)
-    if len(text.words) >= config.shingle:
-        runs = ngrams(text.words.hashes, config.shingle)
-        bands, rows = banding(config.threshold)
-        keys = np.append(keys, band_keys(signature(runs, bands * rows), bands, rows))
-        samples = distinct(runs[runs < np.uint64(_FULL // SAMPLE)])
-    if config.scope == "source":
-        seed = np.frombuffer(hashlib.blake2b(text.source.encode(), digest_size=8).digest(), np.uint64)
-        return mixed(keys ^ seed), mixed(samples ^ seed)
-    return keys, samples
+def _bands(runs: Array, config: Duplicates) -> Array:
+    bands, rows = banding(config.threshold)
+    return band_keys(signature(runs, bands * rows), bands, rows)
+
+
+@cache
+def _seed(source: str) -> np.uint64:
+    """Documents with different seeds share no key."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(source.encode(), digest_size=8).digest(), "little"))

@@ -20,7 +20,7 @@ def deduplicate(documents, config=CONFIG, sources=None, parts=1):
     ids, sources = pa.array(list(documents)), sources or {}
     texts = [Text(text, sources.get(name, "s")) for name, text in documents.items()]
     columns = sign(texts, 0, config)
-    rank = ranked(columns.words, ids)
+    rank = ranked(columns.runs, ids)
     documents_, keys = columns.keys
     split = [(documents_[keys % parts == part], keys[keys % parts == part]) for part in range(parts)]
     find = finder(lambda: split, shared(*columns.samples), columns.sampled, rank, config)
@@ -96,6 +96,12 @@ def test_a_chain_of_likenesses_takes_only_what_is_like_a_kept_one():
     for name, row in rows.items():
         if not row["keep"]:
             assert max(compare(sets[row["kept_copy_id"]], sets[name])[::2]) >= 0.8
+
+
+def test_of_a_text_and_its_endless_repetition_the_one_that_says_more_stays():
+    text = prose(5, 1000)
+    rows, _, _ = deduplicate({"more": " ".join(text), "longer": " ".join(text[:900] * 20)})
+    assert not rows["longer"]["keep"] and rows["longer"]["known_share"] == pytest.approx(896 / 900)
 
 
 @given(

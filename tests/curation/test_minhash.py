@@ -113,7 +113,7 @@ def test_short_texts_are_compared_as_wholes():
     assert np.bincount(columns.keys[0] - 10, minlength=6).tolist() == [0, 0, 1, 1, 1, 1 + BANDS]
     keys = columns.keys[1][:3].tolist()
     assert keys[0] == keys[1] != keys[2]
-    assert columns.documents.tolist() == [10, 11, 12, 13, 14, 15] and columns.words.tolist() == [0, 0, 4, 4, 4, 5]
+    assert columns.documents.tolist() == [10, 11, 12, 13, 14, 15] and columns.runs.tolist() == [0, 0, 1, 1, 1, 1]
     assert [len(shingles(Text(text).words, 5)) for text in texts] == [0, 0, 1, 1, 1, 1]
 
 
