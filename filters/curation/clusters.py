@@ -1,10 +1,10 @@
 """Which of the documents that are alike stay. A pure function of the pairs that were read, whatever their order.
 
-In a stated order (most different word runs first, then by id) a document stays unless it is like one that stays already. So every
-document that goes has its like among those that stay, and those that stay are not alike: no chain of likenesses joins
-what has nothing in common. `settle` finds the same result without knowing all pairs that are alike: once all candidate
-pairs among those that stay were read, the pairs not read cannot change it (each that goes has an earlier one that
-stays, each that stays has no like among those that stay; only one set has both properties).
+In a stated order (most different word runs first, then by id) a document stays unless it is like one that stays
+already. So every document that goes has its like among those that stay, and those that stay are not alike: no chain of
+likenesses joins what has nothing in common. `settle` finds the same result without knowing all pairs that are alike:
+once all candidate pairs among those that stay were read, the pairs not read cannot change it (each that goes has an
+earlier one that stays, each that stays has no like among those that stay; only one set has both properties).
 """
 
 from collections.abc import Callable

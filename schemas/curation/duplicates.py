@@ -8,7 +8,7 @@ from schemas.model import Model, Positive, Share
 
 
 class Duplicates(Model):
-    """Of documents that say the same, the longest stays. One goes only where a document that stays was read beside it
+    """Of documents that are alike, the longest in different word runs stays. One goes only where a document that stays was read beside it
     and found alike, so no chain of likenesses takes what resembles nothing that is left."""
 
     rule: Literal["duplicates"]
