@@ -8,8 +8,8 @@ from schemas.model import Model, Positive, Share
 
 
 class Duplicates(Model):
-    """Of documents that are alike, the longest in different word runs stays. One goes only where a document that stays was read beside it
-    and found alike, so no chain of likenesses takes what resembles nothing that is left."""
+    """Of documents that are alike, the one with most different word runs stays. One goes only where a document that
+    stays was read beside it and found alike, so no chain of likenesses takes what resembles nothing that is left."""
 
     rule: Literal["duplicates"]
     threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.8  # Jaccard; SlimPajama's nominal one, here held by verifying
