@@ -21,6 +21,7 @@ _TYPES = {
     pa.string(): "VARCHAR",
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
+    pa.uint64(): "UBIGINT",
     pa.float64(): "DOUBLE",
     pa.float32(): "FLOAT",
     pa.bool_(): "BOOLEAN",

@@ -22,6 +22,15 @@ TABLES: dict[str, pa.Schema] = {
     "document_judgements": _schema(document_id=_S, rule=_S, value=_F, keep=pa.bool_(), reason=_S),
     # The documents that curation lets through; `original_id`: the document before cleaners changed it.
     "curated": _schema(document_id=_S, original_id=_S, source=_S),
+    # What is needed to find documents that are alike: filters/curation/minhash.py. Ids are those of the originals.
+    "signatures": _schema(
+        document_id=_S, runs=_I, exact=pa.uint64(), sampled=pa.int32(), keys=pa.list_(pa.uint64()),
+        samples=pa.list_(pa.uint64()),
+    ),
+    # Documents with near-duplicates or parts in others. `kept_copy_id` names the cluster.
+    "duplicates": _schema(
+        document_id=_S, keep=pa.bool_(), reason=_S, kept_copy_id=_S, cluster_size=_I, jaccard=_F, known_share=_F
+    ),
     # What looked implausible: a rule that takes most of a source, a cluster that holds much of it.
     "curation_alarms": _schema(source=_S, rule=_S, documents=_I, of=_I, share=_F, text=_S),
     "instructions": _schema(instruction_id=_S, text=_S, source=_S, language=_S, metadata=JSON),

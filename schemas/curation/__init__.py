@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.curation.base import CurationRule
+from schemas.curation.duplicates import Duplicates
+from schemas.curation.quality import C4Config, C4LinesConfig, FineWebConfig, GopherConfig, RepetitionConfig
 from schemas.model import Model, Positive
 
-DocumentRule = CurationRule  # filled in at the merge
-Rule = DocumentRule
+DocumentRule = GopherConfig | RepetitionConfig | C4Config | FineWebConfig | C4LinesConfig
+Rule = Annotated[DocumentRule | Duplicates, Field(discriminator="rule")]
 
 
 class Beam(Model):
@@ -33,6 +34,21 @@ class Curate(Model):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     executor: Annotated[Embedded | Beam, Field(discriminator="type")] = Embedded(type="embedded")
     shard_bytes: Positive = 32_000_000  # of Parquet row groups in one unit of work
+
+    @model_validator(mode="after")
+    def _one_search(self) -> "Curate":
+        if sum(isinstance(rule, Duplicates) for rule in self.rules) > 1:
+            raise ValueError("the rule 'duplicates' may stand once: it compares all documents")
+        return self
+
+    @property
+    def duplicates(self) -> Duplicates | None:
+        return next((rule for rule in self.rules if isinstance(rule, Duplicates)), None)
+
+    @property
+    def document_rules(self) -> list[DocumentRule]:
+        """The rules and cleaners that need one document only."""
+        return [rule for rule in self.rules if not isinstance(rule, Duplicates)]
 
 
 _RULE: TypeAdapter[Any] = TypeAdapter(Rule)

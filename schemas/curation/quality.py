@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from schemas.curation.base import CurationRule
 from schemas.model import Model, Positive, Share
 
 Preset = Literal["web", "books", "code"]
@@ -26,7 +27,7 @@ TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
-class QualityConfig(Model):
+class QualityConfig(CurationRule):
     """`window_words`: texts with more words than that are judged in windows of at most that many, where
     `max_bad_windows` says which share of them may be bad. Null: judged as a whole, as web pages are."""
 
@@ -126,7 +127,7 @@ class C4Config(QualityConfig, C4Lines):
     paragraph_characters: Positive = 200
 
 
-class C4LinesConfig(C4Lines):
+class C4LinesConfig(CurationRule, C4Lines):
     """The cleaner: takes the lines out that do not count, and marks of citations ([1], [edit], [citation needed]). For
     web pages: in code [0] is no citation, and books have short lines."""
 
