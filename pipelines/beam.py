@@ -8,10 +8,13 @@ import asyncio
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipelines.duplicates import columns_of, write_shared
 from pipelines.files import write_json
 from schemas.errors import RunError
 
@@ -55,6 +58,13 @@ class BeamExecutor:
             if not result.done():
                 result.set_result(value)
 
+    async def grouped(self, files: list[tuple[str, int]], column: str, to: list[str]) -> None:
+        """duplicates.write_shared of each part: hashes of all files, grouped by part."""
+        try:
+            await asyncio.to_thread(_run_grouped, self._options, files, column, to)
+        except Exception as error:
+            raise RunError(f"the Beam pipeline failed: {type(error).__name__}: {error}"[:2000]) from error
+
     def close(self) -> None:
         for task in self._sending:
             task.cancel()
@@ -72,3 +82,25 @@ def _run(options: list[str], jobs: list[tuple[int, Callable[..., Any], tuple[Any
 def _do(job: tuple[int, Callable[..., Any], tuple[Any, ...]], folder: str) -> None:
     number, work, arguments = job
     write_json(Path(folder) / f"{number}.json", work(*arguments))
+
+
+def _run_grouped(options: list[str], files: list[tuple[str, int]], column: str, to: list[str]) -> None:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        columns = pipeline | beam.Create(files) | beam.Reshuffle() | beam.FlatMap(_columns, column, len(to))
+        _ = columns | beam.GroupByKey() | beam.Map(_write, to)
+
+
+def _columns(file: tuple[str, int], column: str, parts: int) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+    """What one file has for each part: documents and hashes, as bytes."""
+    for part in range(parts):
+        documents, hashes = columns_of(*file, column, part, parts)
+        yield part, (documents.astype(np.int64).tobytes(), hashes.tobytes())
+
+
+def _write(group: tuple[int, Iterable[tuple[bytes, bytes]]], to: list[str]) -> None:
+    part, found = group
+    arrays = ((np.frombuffer(documents, np.int64), np.frombuffer(hashes, np.uint64)) for documents, hashes in found)
+    write_shared(arrays, to[part])

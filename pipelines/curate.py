@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.beam import BeamExecutor
 from pipelines.code_version import code_version
 from pipelines.curate_shard import Job, Shard, judge_shard
 from pipelines.curated import CORPUS, RULES
+from pipelines.duplicates import Corpus, Search
 from pipelines.manifest import UnitRecord
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
@@ -25,6 +28,7 @@ from pipelines.stages import Context, Stage, Unit
 from schemas.curation import Curate, Embedded
 from schemas.ids import canonical_json, digest
 from schemas.states import State
+from schemas.tables import TABLES
 
 _BEAM_UNITS = 100_000  # as good as all: a runner gets them as one pipeline
 
@@ -51,8 +55,10 @@ class RulesStage(Stage):
         self.concurrency = _processes(config) if isinstance(config.executor, Embedded) else _BEAM_UNITS
 
     def settings(self, context: Context) -> dict[str, Any]:
+        search = self.config.duplicates
         return {
-            "rules": [rule.model_dump(mode="json") for rule in self.config.rules],
+            "rules": [rule.model_dump(mode="json") for rule in self.config.document_rules],
+            "signatures": None if search is None else [search.threshold, search.shingle, search.scope, search.sources],
             "tokenizer": context.recipe.tokenizer,
             "code": code_version(
                 "filters/curation/*.py", "filters/language.py", "schemas/curation/*.py", "pipelines/curate_shard.py"
@@ -73,7 +79,9 @@ class RulesStage(Stage):
         rules = canonical_json(self.settings(context)["rules"])
         reference = context.recipe.tokenizer
         tokenizer = None if reference is None else (reference, context.base_dir)
-        job = Job(context.workspace.root, self.name, rules, tokenizer)
+        search = self.config.duplicates
+        duplicates = None if search is None else search.model_dump_json()
+        job = Job(context.workspace.root, self.name, rules, duplicates, tokenizer)
         if self._executor is None:
             self._executor = make_executor(self.config, context)
         done = await self._executor.call(judge_shard, job, unit.work)
@@ -120,7 +128,11 @@ class CorpusStage(Stage):
         self.config = config
 
     def settings(self, context: Context) -> dict[str, Any]:
-        return {"code": code_version("pipelines/curate.py", "filters/curation/*.py")}
+        search = self.config.duplicates
+        return {
+            "duplicates": None if search is None else search.model_dump(mode="json"),
+            "code": code_version("pipelines/curate.py", "pipelines/duplicates.py", "filters/curation/*.py"),
+        }
 
     def units(self, context: Context) -> list[Unit]:
         before = {key: asdict(unit) for key, unit in context.upstream(RULES).units.items()}
@@ -128,58 +140,116 @@ class CorpusStage(Stage):
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         root, name = context.workspace.root, f"{self.name}-{unit.key}"
+        found, alarms = await self._duplicates(context)
+        parts: list[Part] = []
+        if found is not None:
+            parts += _write_duplicates(root, name, found)
         states: Counter[str] = Counter()
         taken: Counter[tuple[str, str]] = Counter()
         documents: Counter[str] = Counter()
-        with (
-            TableWriter(root, "curated", name) as curated,
-            TableWriter(root, "row_states", name) as lines,
-        ):
+        with TableWriter(root, "curated", name) as curated, TableWriter(root, "row_states", name) as lines:
             seen = SeenIds()
+            gone = _gone(found)
             for row in self._judged(context):
                 documents[row.source] += 1
                 if row.rule:
                     taken[row.source, row.rule] += 1
                     continue
-                reason = "" if seen.add(row.document_id) else "same_after_cleaning"
+                reason, detail = gone.get(row.original_id, ("", ""))
+                if not reason and not seen.add(row.document_id):
+                    reason = "same_after_cleaning"
                 state = State.FILTERED if reason else State.OK
                 if state is State.OK:
                     curated.write(
                         {"document_id": row.document_id, "original_id": row.original_id, "source": row.source}
                     )
                 line = {"row_id": row.original_id, "stage": self.name, "state": state.value, "reason": reason}
-                lines.write({**line, "detail": ""})
+                lines.write({**line, "detail": detail})
                 states[state.value] += 1
-        alarms = list(_alarms(taken, documents))
+        alarms += _alarms(taken, documents)
         for alarm in alarms:
             context.progress.note(f"{self.name}: {alarm['text']}")
-        parts = [*curated.parts, *lines.parts, *write_rows(root, "curation_alarms", name, alarms)]
+        parts += [*curated.parts, *lines.parts, *write_rows(root, "curation_alarms", name, alarms)]
         context.progress.advance(states.total())
         return UnitRecord(unit.fingerprint, parts, states.total(), dict(sorted(states.items())))
+
+    async def _duplicates(self, context: Context) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+        """clusters.resolve's table, and alarms."""
+        config = self.config.duplicates
+        if config is None:
+            return None, []
+        root, corpus = context.workspace.root, Corpus()
+        for row in self._judged(context):
+            if not row.rule and (config.sources is None or row.source in config.sources):
+                if not corpus.texts or corpus.texts[-1] != row.file:
+                    corpus.texts.append(row.file)
+                corpus.ids.append(row.original_id)
+                corpus.sources.append(row.source)
+                corpus.places.append((len(corpus.texts) - 1, row.group, row.place))
+        first = 0
+        for part in context.upstream(RULES).parts("signatures"):
+            corpus.signatures.append((str(root / part.file), first))
+            first += part.rows
+        if not corpus.ids:
+            return None, []
+        executor = make_executor(self.config, context)
+        try:
+            table, alarms = await Search(root, root / ".curate", executor, corpus, config).run()
+        finally:
+            executor.close()
+        return table, [
+            {"source": one.source, "rule": "duplicates", "documents": one.documents, "share": one.share,
+             "of": corpus.sources.count(one.source), "text": str(one)} for one in alarms
+        ]  # fmt: skip
 
     def _judged(self, context: Context) -> Iterator["_Judged"]:
         """All documents as the stage before has left them, in the order of ingest."""
         root, records = context.workspace.root, context.upstream(RULES).units
         for unit in RulesStage(self.config).units(context):
+            shard: Shard = unit.work
             cleaned = dict(_cleaned(root, records[unit.key].parts))
-            file = pq.ParquetFile(root / unit.work.file)
-            documents = file.read_row_groups(unit.work.groups, ["document_id", "source"]).to_pylist()
-            states = _read(root, records[unit.key].parts, "row_states", ["row_id", "state", "reason"])
-            for document, line in zip(documents, states, strict=True):
-                original = document["document_id"]
-                assert original == line["row_id"]
-                rule = "" if line["state"] == State.OK.value else line["reason"]
-                yield _Judged(cleaned.get(original, original), original, document["source"], rule)
+            states = iter(_read(root, records[unit.key].parts, "row_states", ["row_id", "state", "reason"]))
+            file = pq.ParquetFile(root / shard.file)
+            for group in shard.groups:
+                for place, document in enumerate(file.read_row_group(group, ["document_id", "source"]).to_pylist()):
+                    original, line = document["document_id"], next(states)
+                    assert original == line["row_id"]
+                    rule = "" if line["state"] == State.OK.value else line["reason"]
+                    final = cleaned.get(original, original)
+                    yield _Judged(final, original, document["source"], rule, shard.file, group, place)
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """`rule`: what took it, empty where it stays."""
+    """`rule`: what took it, empty where it stays. Its text is row `place` of a row group of `file`."""
 
     document_id: str
     original_id: str
     source: str
     rule: str
+    file: str
+    group: int
+    place: int
+
+
+def _gone(found: pa.Table | None) -> dict[str, tuple[str, str]]:
+    """Of the documents that are too much like another: reason, and which that is."""
+    if found is None:
+        return {}
+    rows = found.filter(pc.invert(found["keep"])).to_pylist()
+    return {row["id"]: (row["reason"], f"like {row['kept_copy_id']}") for row in rows}
+
+
+def _write_duplicates(root: Path, name: str, found: pa.Table) -> list[Part]:
+    """A judgement of every document, and a line in `duplicates` for those with any likeness."""
+    rules = pa.repeat(pa.scalar("duplicates.known_share"), len(found))
+    columns = [found["id"], rules, found["known_share"], found["keep"], found["reason"]]
+    related = found.filter(pc.or_(pc.greater(found["cluster_size"], 1), pc.greater(found["known_share"], 0)))
+    with TableWriter(root, "document_judgements", name) as judgements, TableWriter(root, "duplicates", name) as pairs:
+        judgements.write_table(pa.table(columns, schema=TABLES["document_judgements"]))
+        renamed = related.rename_columns(["document_id", *related.column_names[1:]])
+        pairs.write_table(renamed.select(TABLES["duplicates"].names).cast(TABLES["duplicates"]))
+    return [*judgements.parts, *pairs.parts]
 
 
 def _read(root: Path, parts: list[Part], table: str, columns: list[str]) -> list[dict[str, Any]]:

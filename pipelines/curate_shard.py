@@ -19,12 +19,15 @@ from filters.curation.batch import Batch
 from filters.curation.registry import load_rule
 from filters.curation.text import Judgement, Text
 from generators.models import load_tokenizer
+from pipelines.duplicates import signatures
 from pipelines.shards import TableWriter
+from schemas.curation import parse_rule
+from schemas.curation.duplicates import Duplicates
 from schemas.ids import canonical_json, content_id
 from schemas.states import State
 from schemas.tables import TABLES
 
-MAX_CHARS = 200_000_000  # of one document: arrays over its characters take up to 20 bytes for each
+MAX_CHARS = 50_000_000  # of one document: rules take up to 30 bytes for each
 _BATCH_CHARS, _BATCH_ROWS = 300_000, 2_000  # documents that are judged together: quick, and still in the cache
 _BATCH_LINES = 50_000
 _LONG_DETAIL = 300
@@ -42,12 +45,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker needs beside the shard; picklable. `rules`: the recipe's, as JSON. `tokenizer`: counts cleaned
-    documents, with the folder that its reference is relative to."""
+    """What a worker needs beside the shard; picklable. `rules`, `duplicates`: as JSON. `tokenizer`: counts
+    cleaned documents, with the folder that its reference is relative to."""
 
     root: Path
     stage: str
     rules: str
+    duplicates: str | None
     tokenizer: tuple[str, Path] | None
 
 
@@ -63,8 +67,8 @@ class Judged:
 
 
 def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
-    """Writes the shard's parts of document_judgements, documents (cleaned ones) and row_states. Returns them as JSON
-    (`parts`), and how many documents ended in which state (`states`)."""
+    """Writes the shard's parts of document_judgements, documents (cleaned ones), signatures and row_states. Returns
+    them as JSON (`parts`), and how many documents ended in which state (`states`)."""
     rules = _rules(job.rules)
     count = _counter(*job.tokenizer) if job.tokenizer is not None else None
     states: Counter[str] = Counter()
@@ -72,11 +76,15 @@ def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
     with (
         TableWriter(job.root, "document_judgements", name) as judgements,
         TableWriter(job.root, "documents", name) as cleaned,
+        TableWriter(job.root, "signatures", name) as signed,
         TableWriter(job.root, "row_states", name) as lines,
     ):
         columns = _Columns()
+        search = None if job.duplicates is None else parse_rule(json.loads(job.duplicates))
+        signs = [TABLES["signatures"].empty_table()]
         for rows in _batches(_documents(job.root, shard)):
-            for row, judged in zip(rows, judge_all(rows, rules), strict=True):
+            judgeds = judge_all(rows, rules)
+            for row, judged in zip(rows, judgeds, strict=True):
                 columns.add(row["document_id"], judged.judgements)
                 if judged.text is not None:
                     cleaned.write(_cleaned(row, judged.text, count))
@@ -85,11 +93,22 @@ def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
                      "reason": judged.reason, "detail": judged.detail[:_LONG_DETAIL]}
                 )  # fmt: skip
                 states[judged.state.value] += 1
+            if search is not None:
+                signs.append(signatures(_compared(rows, judgeds, search), search))
             if len(columns) >= _BATCH_LINES:
                 judgements.write_table(columns.take())
         judgements.write_table(columns.take())
-    parts = [asdict(part) for part in (*judgements.parts, *cleaned.parts, *lines.parts)]
+        signed.write_table(pa.concat_tables(signs))
+    parts = [asdict(part) for part in (*judgements.parts, *cleaned.parts, *signed.parts, *lines.parts)]
     return {"parts": parts, "states": dict(sorted(states.items()))}
+
+
+def _compared(rows: list[dict[str, Any]], judged: list[Judged], search: Duplicates) -> list[tuple[str, Text]]:
+    return [
+        (row["document_id"], Text(row["text"], row["source"]))
+        for row, one in zip(rows, judged, strict=True)
+        if one.state is State.OK and (search.sources is None or row["source"] in search.sources)
+    ]
 
 
 def judge_all(rows: list[dict[str, Any]], rules: list["Loaded"]) -> list[Judged]:

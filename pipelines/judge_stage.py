@@ -5,7 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from generators.base import Cost, Generator, RowSize
 from generators.judges.qa_checks import QaChecks
@@ -34,7 +34,7 @@ Span = tuple[int, int]
 class JudgeStage(ScoreStage):
     """One entry of the recipe's `score` list. Shards are those of other scorers; rows run as a generate stage's do."""
 
-    concurrency: ClassVar[int] = 32  # as in GenerateStage
+    concurrency: int = 32  # as in GenerateStage
     config: JudgeScorer  # type: ignore[assignment]
 
     def __init__(self, config: JudgeScorer, makers: list[str], engines: EnginePool) -> None:

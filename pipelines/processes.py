@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
+from pipelines.duplicates import shared_part
 from schemas.errors import RunError
 
 T = TypeVar("T")
@@ -52,6 +53,11 @@ class Processes:
             raise RunError(
                 f"a process that ran {work.__name__} was killed, which the system does when memory runs out"
             ) from error
+
+    async def grouped(self, files: list[tuple[str, int]], column: str, to: list[str]) -> None:
+        """duplicates.shared_part of each part, a file each. Every part reads all files: columns are small."""
+        parts = len(to)
+        await asyncio.gather(*(self.call(shared_part, files, column, n, parts, file) for n, file in enumerate(to)))
 
     def close(self) -> None:
         """End all processes; what they were at is not worth waiting for."""

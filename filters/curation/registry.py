@@ -5,7 +5,13 @@ from typing import Any
 
 from schemas.curation import parse_rule
 
-RULES = {}
+RULES = {
+    "gopher_quality": "filters.curation.gopher:Gopher",
+    "gopher_repetition": "filters.curation.repetition:Repetition",
+    "c4": "filters.curation.c4:C4",
+    "fineweb_quality": "filters.curation.fineweb:FineWeb",
+    "c4_lines": "filters.curation.c4:C4Cleaner",
+}
 
 
 def load_rule(section: dict[str, Any]) -> Any:
