@@ -14,6 +14,8 @@ from tests.scorers.test_scores_end_to_end import SCORES, recipe, run
 PAGE = Path(__file__).parent.parent / "docs" / "queries.md"
 QUERIES = dict(re.findall(r"^### (\S+)\n.*?^```sql\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S))
 
+CURATION = ("curation-losses", "ten-dropped", "rule-values", "largest-clusters")  # tests/curation/test_curate_stage.py
+
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
@@ -48,7 +50,7 @@ def test_the_page_has_all_its_queries():
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_answers_where_there_is_something(filled, name):
-    assert query(filled, QUERIES[name])[1] or name == "losses"
+    assert query(filled, QUERIES[name])[1] or name == "losses" or name in CURATION
 
 
 @pytest.mark.parametrize("name", QUERIES)

@@ -15,6 +15,7 @@ from schemas.loading import load_recipe
 from tests.conftest import run
 from tests.crash_driver import drill
 from tests.support import recipe
+from tests.test_queries import CURATION, QUERIES
 
 LINES = 60
 
@@ -122,6 +123,11 @@ def test_only_documents_that_stay_are_used_and_exported(built):
     assert {row for (row,) in used} == set(stays) == set(exported)
     named = names(built)
     assert sorted(named[row] for row in exported) == ["book", "cleaned", "plain", "whole"]
+
+
+@pytest.mark.parametrize("name", CURATION)
+def test_the_named_queries_have_answers(built, name):
+    assert rows(built, QUERIES[name])
 
 
 def tables(folder):
