@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
+from pipelines.curated import curated_documents, curation
 from pipelines.engine_pool import EnginePool
 from pipelines.evidence import EvidenceStage
 from pipelines.ingest_stage import IngestStage
@@ -140,6 +141,7 @@ class ScoreStage(Stage):
     def _shards(self, context: Context) -> Iterator[tuple[str, Shard]]:
         left = context.limit
         seen: set[str] = set()
+        curated = curated_documents(context)[1] if isinstance(self.config, DocumentScorer) else None
         for maker in self._makers:
             manifest, checked = context.upstream(maker), False
             for part in manifest.parts(self.reading.rows):
@@ -147,7 +149,8 @@ class ScoreStage(Stage):
                 if found and not checked and isinstance(self.config, RefLogps):
                     self._check_same_model(manifest)
                     checked = True
-                ids = [row_id for row_id in found if row_id not in seen][:left]
+                wanted = (row_id for row_id in found if curated is None or row_id in curated)
+                ids = [row_id for row_id in wanted if row_id not in seen][:left]
                 seen.update(ids)
                 left = None if left is None else left - len(ids)
                 stem = Path(part.file).stem.removeprefix("part-")
@@ -217,7 +220,7 @@ def score_stages(configs: tuple[ScoreConfig, ...], makers: list[str], engines: E
         if isinstance(config, Judge):
             stages.append(JudgeStage(config, makers, engines))
             continue
-        read_from = [IngestStage.name] if isinstance(config, DocumentScorer) else makers
+        read_from = [IngestStage.name, *curation(engines.recipe)[:1]] if isinstance(config, DocumentScorer) else makers
         stages += [ScoreStage(config, reading, read_from, engines) for reading in config.passes()]
         stages += pool_stages(config)
     return stages

@@ -14,6 +14,7 @@ from schemas.errors import UserError
 from schemas.loading import load_recipe
 from tests.conftest import run
 from tests.crash_driver import drill
+from tests.scorers.models import write
 from tests.support import recipe
 from tests.test_queries import CURATION, QUERIES
 
@@ -46,15 +47,17 @@ RULES = [
 ]
 
 
-def curated(folder, rules=RULES, documents=DOCUMENTS, **changes):
+def curated(folder, rules=RULES, documents=DOCUMENTS, others=None, **changes):
     section = {"rules": rules, "executor": {"type": "embedded", "processes": 1}, **changes}
     items = list(documents.values())
     parts = {"texts": items[:4], "more": items[4:]} if documents is DOCUMENTS else {"texts": items}  # two shards
     common = {"type": "inline", "licence": "CC0-1.0", "language": "en"}
     sources = [{"name": name, **common, "items": part} for name, part in parts.items()]
-    generate = [{"method": "long_qa", "engine": "writer", "document_tokens": {"min": 10}}]
-    export = [{"name": "out", "configs": ["sft", "documents"]}]
-    return recipe(folder, documents=sources, curate=section, generate=generate, export=export)
+    made = {
+        "generate": [{"method": "long_qa", "engine": "writer", "document_tokens": {"min": 10}}],
+        "export": [{"name": "out", "configs": ["sft", "documents"]}],
+    }
+    return recipe(folder, documents=sources, curate=section, instructions=[], **{**made, **(others or {})})
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,15 @@ def tables(folder):
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted((folder / "tables").glob("*/part-curate*.parquet"))
     }
+
+
+def test_scorers_of_documents_read_those_that_stay(built, tmp_path):
+    engines = {"probe": {"type": "transformers", "model": str(write(tmp_path / "probe"))}}
+    score = [{"scorer": "coherence_gain", "engine": "probe", "tail_tokens": 4, "near_tokens": 4, "far_tokens": 8}]
+    path = curated(tmp_path, others={"engines": engines, "generate": [], "export": [], "score": score})
+    run(path, tmp_path / "ws")
+    scored = rows(Workspace(tmp_path / "ws"), "SELECT row_id FROM row_states WHERE stage = 'score.coherence_gain'")
+    assert sorted(scored) == sorted(rows(built, "SELECT document_id FROM curated"))
 
 
 def test_processes_threads_and_beam_write_the_same_bytes(built, tmp_path):
