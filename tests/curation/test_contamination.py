@@ -79,7 +79,10 @@ def test_a_question_of_5_words_is_found_as_a_whole_and_one_of_4_is_not_looked_fo
 
 
 def test_short_texts_that_are_not_the_question_are_not_looked_for(rule):
-    assert numbers(rule([{"question": " ".join(ITEM), "context": "in the year of our lord"}]), "in the year of our lord") == []
+    assert (
+        numbers(rule([{"question": " ".join(ITEM), "context": "in the year of our lord"}]), "in the year of our lord")
+        == []
+    )
 
 
 def test_a_context_of_many_items_is_one_text_and_no_boilerplate(rule):

@@ -1,0 +1,152 @@
+"""E-mail addresses, global IPv4 addresses and telephone numbers, replaced by placeholders: [EMAIL_1], [IP_1], [PHONE_1].
+
+Within a document the same address has the same number, so that references over a long distance survive; nothing
+depends on other documents. Every expression looks at a bounded stretch, so time grows with the text alone.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from filters.curation.text import Judgement, Text
+from schemas.curation.pii import PiiConfig
+
+_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_%+-]|\.(?!\.))*\Z")  # of at most 64 characters before the @
+_DOMAIN = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}([A-Za-z]{2,24})(?![\w(-]|\.[A-Za-z0-9])"
+)
+_RESERVED = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost)\Z")  # RFC 2606
+_FILES = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "html", "py", "md", "txt", "json"))
+
+_IP = re.compile(r"(?<![\w.-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-[A-Za-z])")
+_VERSION = re.compile(
+    r"(?i)(?:\b(?:v|ver|version|release|build|revision|rev|section|sec|chapter|clause|figure|table)\b\.?[\s:=]*|[A-Za-z]/|§\s*|[<>=~^]\s*)\Z"
+)
+_HEADING = re.compile(r"\.?[ \t]+[A-Z]")
+
+_PHONE = re.compile(
+    r"(?<![\w.+/=,-])(?:"
+    r"\+[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,4}\)?){2,6}"
+    r"|(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?(1)\1|[ .-])[0-9]{4}"
+    r")(?!\w|[.,-][0-9])"
+)
+_NOT_A_PHONE = re.compile(r"(?i)isbn|doi|#")
+_NEAR = 100  # characters, as in Dolma
+_DIGITS = re.compile(r"[0-9]+")
+_KNOWN = re.compile(r"\[(EMAIL|IP|PHONE)_([0-9]{1,9})\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`key`: what makes two of them the same."""
+
+    kind: str
+    start: int
+    end: int
+    key: str
+
+
+class Pii:
+    """Replaces what is found. Judgements: how many of each kind."""
+
+    def __init__(self, config: PiiConfig) -> None:
+        self._config = config
+
+    def clean(self, text: Text) -> tuple[str, list[Judgement]]:
+        """What guards a number (an ISBN near it) may itself be replaced, so this goes on until nothing is found."""
+        now, numbers = text.text, _Numbers(text.text)
+        counts = dict.fromkeys(self._config.kinds, 0)
+        while found := find(now, self._config.kinds):
+            pieces, at = [], 0
+            for one in found:
+                pieces += [now[at : one.start], numbers.placeholder(one)]
+                at = one.end
+                counts[one.kind] += 1  # type: ignore[index]
+            now = "".join([*pieces, now[at:]])
+        judgements = [Judgement(f"pii.{kind}", float(count)) for kind, count in counts.items()]
+        total, limit = sum(counts.values()), self._config.max_found
+        keep = limit is None or total <= limit
+        return now, [*judgements, Judgement("pii.found", float(total), keep, "" if keep else "too_much_personal_data")]
+
+
+class _Numbers:
+    """Numbers of placeholders, in the order of appearance; those that the text has already are not given again."""
+
+    def __init__(self, text: str) -> None:
+        self._last = {"EMAIL": 0, "IP": 0, "PHONE": 0}
+        self._given: dict[tuple[str, str], str] = {}
+        for known in _KNOWN.finditer(text):
+            self._last[known[1]] = max(self._last[known[1]], int(known[2]))
+
+    def placeholder(self, found: Found) -> str:
+        name, key = found.kind.upper(), (found.kind, found.key)
+        if key not in self._given:
+            self._last[name] += 1
+            self._given[key] = f"[{name}_{self._last[name]}]"
+        return self._given[key]
+
+
+def find(text: str, kinds: tuple[str, ...]) -> list[Found]:
+    """In the order of the text; of two that overlap the one that starts first."""
+    finders = {"email": _emails, "ip": _ips, "phone": _phones}
+    everything = sorted((one for kind in kinds for one in finders[kind](text)), key=lambda one: (one.start, -one.end))
+    kept: list[Found] = []
+    for one in everything:
+        if not kept or one.start >= kept[-1].end:
+            kept.append(one)
+    return kept
+
+
+def _emails(text: str) -> Iterator[Found]:
+    at = text.find("@")
+    while at >= 0:
+        local = _local(text, at)
+        domain = _DOMAIN.match(text, at + 1, at + 256) if local else None
+        if domain and local != "git" and not _RESERVED.search(domain[0]) and domain[1].lower() not in _FILES:
+            yield Found("email", at - len(local), domain.end(), f"{local}@{domain[0]}".lower())
+        at = text.find("@", at + 1)
+
+
+def _local(text: str, at: int) -> str:
+    """The part before the @, empty where there is none: up to 64 characters, from a letter or digit on."""
+    window = text[max(0, at - 65) : at]
+    found = _LOCAL.search(window)
+    if not found or found[0].endswith(".") or len(found[0]) > 64:
+        return ""
+    return found[0]
+
+
+def _ips(text: str) -> Iterator[Found]:
+    for found in _IP.finditer(text):
+        before = text[max(0, found.start() - 20) : found.start()]
+        line_start = not before or before.rstrip(" \t").endswith("\n")
+        if _VERSION.search(before) or (line_start and _HEADING.match(text, found.end())) or not _is_global(found[0]):
+            continue
+        yield Found("ip", found.start(), found.end(), found[0])
+
+
+def _is_global(address: str) -> bool:
+    try:
+        parsed = ipaddress.IPv4Address(address)
+    except ValueError:  # an octet beyond 255 or with leading zeros
+        return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _phones(text: str) -> Iterator[Found]:
+    for found in _PHONE.finditer(text):
+        groups = _DIGITS.findall(found[0])
+        digits = "".join(groups)
+        near = text[max(0, found.start() - _NEAR) : found.end() + _NEAR]
+        if found[0].startswith("+") and not _international(groups, len(digits)):
+            continue
+        if not _NOT_A_PHONE.search(near):
+            yield Found("phone", found.start(), found.end(), digits[-10:])
+
+
+def _international(groups: list[str], digits: int) -> bool:
+    """E.164: 8 to 15 digits. +10 000 000 is a quantity."""
+    thousands = len(groups) > 1 and all(len(group) == 3 for group in groups[1:])
+    quantity = thousands and (digits < 10 or "000" in groups)
+    return 8 <= digits <= 15 and not quantity and (len(groups) > 1 or digits >= 10)
