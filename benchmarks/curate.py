@@ -41,9 +41,7 @@ def main() -> None:
         print("| stage | seconds | MB/s | CPU seconds | peak MB, all processes |\n|---|---|---|---|---|")
         for stage in ("ingest", "curate.judge", "curate.corpus"):
             seconds, cpu, peak = measured(path, folder / "workspace", stage)
-            print(
-                f"| {stage} | {seconds:.0f} | {size / 1e6 / seconds:.0f} | {cpu:.0f} | {peak / 1e6:.0f} |", flush=True
-            )
+            print(f"| {stage} | {seconds:.0f} | {size / 1e6 / seconds:.0f} | {cpu:.0f} | {peak / 1e6:.0f} |", flush=True)
         show(folder / "workspace")
 
 
@@ -97,9 +95,7 @@ def _draw(rng: np.random.Generator, chances: np.ndarray, count: int) -> np.ndarr
 
 
 def recipe(folder: Path, executor: str) -> Path:
-    rules = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "curate.yaml").read_text("utf-8"))["curate"][
-        "rules"
-    ]
+    rules = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "curate.yaml").read_text("utf-8"))["curate"]["rules"]
     value = {
         "name": "curate_large",
         "documents": [{"name": "synthetic", "type": "jsonl", "path": str(folder / "corpus" / "*.jsonl"),

@@ -1,8 +1,8 @@
 """An index of benchmark texts: hashes of their n-grams, sorted, each with the texts it is in and where.
 
 Built once, saved as plain arrays and mapped into memory by every worker. A passage is one text of an item (its
-question, its context); a text that many items have is one passage. A bitmap of hash prefixes rejects nearly all n-grams
-of a document before any search.
+question, its context); a text that many items have is one passage. A Bloom filter of
+8 to 32 bits an n-gram rejects nearly all n-grams of a document before any search.
 """
 
 import json
@@ -16,8 +16,8 @@ import numpy as np
 
 from filters.curation.words import Array, Words, ngrams, words
 
-_BLOCK = 1 << 16  # words of a document looked at together
-_ARRAYS = ("hashes", "starts", "owner", "place", "bitmap")
+_BLOCK = 1 << 14  # words of a document looked at together
+_ARRAYS = ("hashes", "starts", "owner", "place", "filter")
 _EMPTY = 128  # bytes of a saved array without elements, which cannot be mapped
 
 
@@ -108,13 +108,23 @@ def _save_grams(folder: Path, kind: str, texts: list[tuple[int, Array]], boilerp
         rare = (texts_with <= boilerplate)[group]
         hashes, owner, place = hashes[rare], owner[rare], place[rare]
     unique, starts = np.unique(hashes, return_index=True)
-    bits = max(20, (16 * len(unique)).bit_length())
-    slot = unique >> np.uint64(64 - bits)
-    bitmap = np.zeros(1 << (bits - 3), np.uint8)
-    np.bitwise_or.at(bitmap, slot >> np.uint64(3), np.uint8(1) << (slot & np.uint64(7)).astype(np.uint8))
+    table = np.zeros(1 << max(14, (len(unique) // 2).bit_length()), np.uint64)
+    for bit in _bits(unique):
+        np.bitwise_or.at(table, _slots(unique, len(table)), np.uint64(1) << bit)
     starts = np.append(starts, len(hashes)).astype(np.int64)
-    for name, array in zip(_ARRAYS, (unique, starts, owner, place, bitmap), strict=True):
+    for name, array in zip(_ARRAYS, (unique, starts, owner, place, table), strict=True):
         np.save(folder / f"{kind}_{name}.npy", array)
+
+
+def _slots(hashes: Array, size: int) -> Array:
+    """The word of the filter, by the first bits of a hash; a filter has a power of two of words."""
+    slots: Array = hashes >> np.uint64(65 - size.bit_length())
+    return slots
+
+
+def _bits(hashes: Array) -> tuple[Array, Array]:
+    """The two bits of that word, by the last bits."""
+    return hashes & np.uint64(63), (hashes >> np.uint64(6)) & np.uint64(63)
 
 
 class _Grams:
@@ -123,14 +133,13 @@ class _Grams:
     def __init__(self, folder: Path, kind: str) -> None:
         paths = [folder / f"{kind}_{name}.npy" for name in _ARRAYS]
         arrays = [np.load(path, mmap_mode="r" if path.stat().st_size > _EMPTY else None) for path in paths]
-        self.hashes, self.starts, self.owner, self.place, self.bitmap = (one.view(np.ndarray) for one in arrays)
-        self._shift = np.uint64(64 - 3 - (len(self.bitmap).bit_length() - 1))
+        self.hashes, self.starts, self.owner, self.place, self.filter = (one.view(np.ndarray) for one in arrays)
 
     def find(self, grams: Array) -> tuple[Array, Array, Array]:
         """Of each posting of each known gram: the gram's number among `grams`, the passage, the place in it."""
-        slot = grams >> self._shift
-        bit = self.bitmap[slot >> np.uint64(3)] >> (slot & np.uint64(7)).astype(np.uint8)
-        first = np.flatnonzero(bit & 1)
+        word = self.filter[_slots(grams, len(self.filter))]
+        one, other = _bits(grams)
+        first = np.flatnonzero((word >> one) & (word >> other) & np.uint64(1))
         nothing = np.zeros(0, np.int64)
         if not len(first) or not len(self.hashes):
             return nothing, nothing, nothing
@@ -168,7 +177,8 @@ class BenchmarkIndex:
             columns.append((passage, first + start, place, np.full(len(first), self.ngram)))
             if self._sizes:
                 heads = np.unique(self._heads.find(ngrams(part[: _BLOCK + self._head - 1], self._head))[0])
-                columns += [self._questions(text, heads + start, size) for size in self._sizes]
+                if len(heads):
+                    columns += [self._questions(text, heads + start, size) for size in self._sizes]
         return Hits(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
     def _questions(self, text: Words, heads: Array, size: int) -> tuple[Array, Array, Array, Array]:
