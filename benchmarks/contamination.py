@@ -87,7 +87,9 @@ def main() -> None:
 
 def corpus(data: Path, size: float) -> list[str]:
     """Documents, Python's own library, what Debian's packages say of themselves; each once, mixed, in a fixed order."""
-    texts = [row.get("text") or row["document"] for path in sorted((data / "documents").iterdir()) for row in rows(path)]
+    texts = [
+        row.get("text") or row["document"] for path in sorted((data / "documents").iterdir()) for row in rows(path)
+    ]
     library = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in library.rglob("*.py") if "site-packages" not in path.parts]
     files += [path for path in Path("/usr/share/doc").rglob("*") if path.is_file() and not path.is_symlink()]

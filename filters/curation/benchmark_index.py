@@ -1,8 +1,8 @@
 """An index of benchmark texts: hashes of their n-grams, sorted, each with the texts it is in and where.
 
 Built once, saved as plain arrays and mapped into memory by every worker. A passage is one text of an item (its
-question, its context); a text that many items have is one passage. A Bloom filter of
-8 to 32 bits an n-gram rejects nearly all n-grams of a document before any search.
+question, its context); a text that many items have is one passage. A Bloom
+filter of 32 to 64 bits an n-gram rejects nearly all n-grams of a document before any search.
 """
 
 import json

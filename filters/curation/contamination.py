@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The same of one passage, whichever items have it. `first`, `size`: the shared words of the text, int64 (hits,)."""
+    """The same of one passage, whichever items have it. `first`, `size`: the text's shared words, int64 (hits,)."""
 
     passage: int
     covered: float

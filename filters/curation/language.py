@@ -12,8 +12,8 @@ class Language:
         self._config = config
 
     def judge(self, text: Text) -> list[Judgement]:
-        """`language.score`, whose reason names what was found instead; `language.foreign_share`: of windows with letters;
-        `language.windows`: how many were read."""
+        """`language.score`, whose reason names what was found instead; `language.foreign_share`: of windows with
+        letters; `language.windows`: how many were read."""
         config = self._config
         read = detect_scored(windows(text.text, config.window, config.max_windows))
         known = [one for one in read if one[0] != UNKNOWN]

@@ -1,4 +1,4 @@
-"""E-mail addresses, global IPv4 addresses and telephone numbers, replaced by placeholders: [EMAIL_1], [IP_1], [PHONE_1].
+"""E-mail addresses, global IPv4 addresses and telephone numbers as placeholders: [EMAIL_1], [IP_1], [PHONE_1].
 
 Within a document the same address has the same number, so that references over a long distance survive; nothing
 depends on other documents. Every expression looks at a bounded stretch, so time grows with the text alone.
@@ -19,19 +19,28 @@ _DOMAIN = re.compile(
 _RESERVED = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost)\Z")  # RFC 2606
 _FILES = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "html", "py", "md", "txt", "json"))
 
-_IP = re.compile(r"(?<![\w.-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-[A-Za-z])")
-_VERSION = re.compile(
-    r"(?i)(?:\b(?:v|ver|version|release|build|revision|rev|section|sec|chapter|clause|figure|table)\b\.?[\s:=]*|[A-Za-z]/|§\s*|[<>=~^]\s*)\Z"
+_QUAD_MIDDLE = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.")
+_IP = re.compile(r"(?<![\w.])(?<![^\W\d]-)[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-[A-Za-z]|-[0-9]+(?!\.))")
+_NUMBERED = (
+    "versions? ver v release[sd]? upgraded? updated? bump(?:ed)? patch(?:ed)? build revision rev changes policy compliance oid iso iec"
+    " sections? sec chapters? clauses? figures? tables? rfc pep"
+)
+_VERSION = (
+    re.compile(  # what stands before a version on its line: one of these words, or directly "Chrome/", "V8 ", "1.5 ", ">= "
+        rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|\.[0-9]+ \Z|[0-9]:\Z|[§<>=~^]\s*\Z"
+    )
 )
 _HEADING = re.compile(r"\.?[ \t]+[A-Z]")
+_LINE = 60  # characters before an address that say what it is
 
-_PHONE = re.compile(
-    r"(?<![\w.+/=,-])(?:"
-    r"\+[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,4}\)?){2,6}"
-    r"|(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?(1)\1|[ .-])[0-9]{4}"
+_PHONE = re.compile(  # the first character first, so that the search is a fast one
+    r"[+(1-9](?<![\w.+/=,~-].)(?:"
+    r"(?<=\+)[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,4}\)?){2,6}"
+    r"|(?:(?<=1)[ .-]\(|(?<=\())[2-9][0-9]{2}\) ?[2-9][0-9]{2}[ .-][0-9]{4}"
+    r"|(?:(?<=1)[ .-][2-9]|(?<=[2-9]))[0-9]{2}([ .-])[2-9][0-9]{2}\1[0-9]{4}"
     r")(?!\w|[.,-][0-9])"
 )
-_NOT_A_PHONE = re.compile(r"(?i)isbn|doi|#")
+_BOOK = re.compile(r"(?i)isbn|\bdoi\b")
 _NEAR = 100  # characters, as in Dolma
 _DIGITS = re.compile(r"[0-9]+")
 _KNOWN = re.compile(r"\[(EMAIL|IP|PHONE)_([0-9]{1,9})\]")
@@ -118,12 +127,19 @@ def _local(text: str, at: int) -> str:
 
 
 def _ips(text: str) -> Iterator[Found]:
-    for found in _IP.finditer(text):
-        before = text[max(0, found.start() - 20) : found.start()]
-        line_start = not before or before.rstrip(" \t").endswith("\n")
-        if _VERSION.search(before) or (line_start and _HEADING.match(text, found.end())) or not _is_global(found[0]):
-            continue
-        yield Found("ip", found.start(), found.end(), found[0])
+    for middle in _QUAD_MIDDLE.finditer(text):
+        start = middle.start()
+        while start > middle.start() - 3 and start > 0 and text[start - 1] in "0123456789":
+            start -= 1
+        found = _IP.match(text, start)
+        if found and _is_global(found[0]) and not _is_version(text, start, found.end()):
+            yield Found("ip", start, found.end(), found[0])
+
+
+def _is_version(text: str, start: int, end: int) -> bool:
+    """Four numbers with dots are versions, and numbers of sections, more often than addresses."""
+    line = text[max(0, start - _LINE) : start].rpartition("\n")[2]
+    return _VERSION.search(line) is not None or (not line.strip() and _HEADING.match(text, end) is not None)
 
 
 def _is_global(address: str) -> bool:
@@ -138,10 +154,13 @@ def _phones(text: str) -> Iterator[Found]:
     for found in _PHONE.finditer(text):
         groups = _DIGITS.findall(found[0])
         digits = "".join(groups)
-        near = text[max(0, found.start() - _NEAR) : found.end() + _NEAR]
-        if found[0].startswith("+") and not _international(groups, len(digits)):
-            continue
-        if not _NOT_A_PHONE.search(near):
+        before, after = text[max(0, found.start() - _NEAR) : found.start()], text[found.end() : found.end() + _NEAR]
+        line = before.rpartition("\n")[2], after.partition("\n")[0]
+        if found[0].startswith("+"):
+            good = _international(groups, len(digits))
+        else:
+            good = not (" " in found[0] and (line[0][-2:-1].isdigit() or line[1][1:2].isdigit()))  # one of many numbers
+        if good and not _BOOK.search(before + after) and "#" not in line[0] + line[1]:
             yield Found("phone", found.start(), found.end(), digits[-10:])
 
 

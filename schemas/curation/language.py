@@ -10,7 +10,7 @@ from schemas.model import Positive, Share
 
 class LanguageConfig(CurationRule):
     """`keep`: codes as in the column `language` (ISO 639-1); default: all. `min_score`: mean probability of the label
-    (FineWeb: .65 of fastText). `max_foreign`: share of windows in another language; default: judged, no limit. Of a long text
+    (FineWeb: .65 of fastText). `max_foreign`: share of windows in another language; default: no limit. Of a long text
     at most `max_windows` windows of `window` characters are read, spread evenly."""
 
     rule: Literal["language"]

@@ -11,7 +11,7 @@ PiiKind = Literal["email", "ip", "phone"]
 
 
 class PiiConfig(CurationRule):
-    """`max_found`: documents with more of all kinds together are dropped (Dolma: 5, for web pages); default: none is."""
+    """`max_found`: documents with more of all kinds together are dropped (Dolma: 5, for web pages); default: none."""
 
     rule: Literal["pii"]
     kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = ("email", "ip", "phone")

@@ -26,6 +26,9 @@ def scrub(text, **options):
         ("+49 30 901820-0 +33 6 12 34 56 78 +34 612 345 678", "[PHONE_1] [PHONE_2] [PHONE_3]"),
         ("Tel: +14155552671, 415.555.2671", "Tel: [PHONE_1], [PHONE_1]"),
         ("1-800-234-5678\n", "[PHONE_1]\n"),
+        ("1 (800) 234-5678", "[PHONE_1]"),
+        ("# a comment\ndoing 415-555-2671", "# a comment\ndoing [PHONE_1]"),
+        ("8.8.8.8-8.8.8.12", "[IP_1]-[IP_2]"),
     ],
 )
 def test_personal_data_is_replaced(text, wanted):
@@ -38,8 +41,12 @@ def test_personal_data_is_replaced(text, wanted):
         "192.168.0.1 10.0.0.1 127.0.0.1 203.0.113.7 999.1.1.1 1.2.3.4.5 08.8.8.8 224.0.1.1",
         "v1.2.3.4 version 1.2.3.4, Version: 1.2.3.4, Chrome/91.0.44.124 lib>=1.2.3.4 section 8.8.8.8 1.2.3.4-beta",
         "8.8.8.8 Heading of a section",
+        " " * 80 + "2.1.1.1. Heading",
+        "update V8 to 4.4.63.9, from V8 4.2.77.18; Debian Policy 4.1.2.0; XFree86 4.3.99.16 (<< 1:1.3.0.1-15) x (1.2.1.2-2)",
+        "6 12 24 384 768 1536 3072, 1~+20191229111838",
         "ISBN 978 415 555 2671, isbn: 415-555-2671",
-        "doi 415-555-2671; #415-555-2671",
+        "doi 415-555-2671",
+        "#415-555-2671 or 415-555-2671",
         "1415-555-2671-3 2020-01-02 415-555-26711 115-555-2671 415-155-2671 3.415-555-2671",
         "+10 000 000 people, +1 000 000, x+12345678, 2024-01-01T00:00+0100, 1,415-555-2671",
         "icon@2x.png react@16.8.0 a@b.T x@y.mean() git@github.com:a/b @decorator user@host me@example.org a@@b.co",
