@@ -2,8 +2,8 @@
 
 python -m benchmarks.pii [--mb 60] [--data DIR] [--peer PYTHON] [--show 40]
 
-Addresses and numbers of many forms are planted in real documents, each in a sentence of its own. `--show`: how many of each kind
-of what is found in the documents as they are to print, for people to judge. The peer: see benchmarks.contamination.
+Addresses and numbers of many forms are planted in real documents, each on a line of its own. `--show`: so many of each
+kind that the documents have as they are, for people to judge. The peer: see benchmarks.contamination.
 """
 
 import argparse
@@ -141,9 +141,8 @@ def speed(texts: list[str], peer: str | None) -> None:
             call(Text(text))
         print(f"| {name} | {len(texts)} | {megabytes:.1f} | {megabytes / (time.process_time() - start):.1f} |")
     if peer:
-        print(
-            f"| datatrove, personal data | {len(texts)} | {megabytes:.1f} | {megabytes / ask(peer, texts)['seconds']:.1f} |"
-        )
+        rate = megabytes / ask(peer, texts)["seconds"]
+        print(f"| datatrove, personal data | {len(texts)} | {megabytes:.1f} | {rate:.1f} |")
 
 
 def ask(peer: str, documents: list[str]) -> dict[str, Any]:

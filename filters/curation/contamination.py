@@ -168,7 +168,12 @@ def report(rows: Iterable[dict[str, Any]], items: dict[str, int]) -> list[dict[s
             hit[row["benchmark"]].add(row["item"])
             documents[row["benchmark"]].add(row["document_id"])
     return [
-        {"benchmark": name, "items": count, "items_hit": len(hit[name]), "share": len(hit[name]) / count if count else 0.0,
-         "documents": sorted(documents[name])}
+        {
+            "benchmark": name,
+            "items": count,
+            "items_hit": len(hit[name]),
+            "share": len(hit[name]) / count if count else 0.0,
+            "documents": sorted(documents[name]),
+        }
         for name, count in sorted(items.items())
-    ]  # fmt: skip
+    ]

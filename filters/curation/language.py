@@ -18,11 +18,8 @@ class Language:
         read = detect_scored(windows(text.text, config.window, config.max_windows))
         known = [one for one in read if one[0] != UNKNOWN]
         if not known:
-            return [
-                Judgement(
-                    "language.windows", float(len(read)), config.keep is None, "no_letters" * (config.keep is not None)
-                )
-            ]
+            keep = config.keep is None
+            return [Judgement("language.windows", float(len(read)), keep, "" if keep else "no_letters")]
         counts = Counter(language for language, _ in known)
         label = min(counts, key=lambda language: (-counts[language], language))
         score = sum(value for language, value in known if language == label) / counts[label]

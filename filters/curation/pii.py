@@ -22,13 +22,12 @@ _FILES = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ht
 _QUAD_MIDDLE = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.")
 _IP = re.compile(r"(?<![\w.])(?<![^\W\d]-)[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-[A-Za-z]|-[0-9]+(?!\.))")
 _NUMBERED = (
-    "versions? ver v release[sd]? upgraded? updated? bump(?:ed)? patch(?:ed)? build revision rev changes policy compliance oid iso iec"
-    " sections? sec chapters? clauses? figures? tables? rfc pep"
+    "versions? ver v release[sd]? upgraded? updated? bump(?:ed)? patch(?:ed)? build revision rev changes policy"
+    " compliance oid iso iec sections? sec chapters? clauses? figures? tables? rfc pep"
 )
-_VERSION = (
-    re.compile(  # what stands before a version on its line: one of these words, or directly "Chrome/", "V8 ", "1.5 ", ">= "
-        rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|\.[0-9]+ \Z|[0-9]:\Z|[§<>=~^]\s*\Z"
-    )
+# What stands before a version on its line: one of these words, or directly "Chrome/", "V8 ", "1.5 ", "1:", ">= ".
+_VERSION = re.compile(
+    rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|\.[0-9]+ \Z|[0-9]:\Z|[§<>=~^]\s*\Z"
 )
 _HEADING = re.compile(r"\.?[ \t]+[A-Z]")
 _LINE = 60  # characters before an address that say what it is
