@@ -1,8 +1,8 @@
 """An index of benchmark texts: hashes of their n-grams, sorted, each with the texts it is in and where.
 
 Built once, saved as plain arrays and mapped into memory by every worker. A passage is one text of an item (its
-question, its context); a text that many items have is one passage. A Bloom
-filter of 32 to 64 bits an n-gram rejects nearly all n-grams of a document before any search.
+question, its context); a text that many items have is one passage. A Bloom filter of 32 to 64 bits an n-gram rejects
+nearly all n-grams of a document before any search.
 """
 
 import json
@@ -18,6 +18,7 @@ from filters.curation.words import Array, Words, ngrams, words
 
 _BLOCK = 1 << 14  # words of a document looked at together
 _ARRAYS = ("hashes", "starts", "owner", "place", "filter")
+_PLACES = 4  # of one n-gram in one passage: "a a a ..." must not give n x n hits
 _EMPTY = 128  # bytes of a saved array without elements, which cannot be mapped
 
 
@@ -65,17 +66,21 @@ class Hits:
 
 
 def build_index(items: Iterable[Passage], ngram: int, short_words: int, boilerplate: int, folder: Path) -> None:
-    """Writes the index into a folder. Holds the n-grams in memory: about 50 bytes each while sorting."""
+    """Writes the index into a folder. Holds the n-grams in memory: some 130 bytes each while sorting."""
+    counts: dict[str, list[set[str]]] = {}
     names: list[list[tuple[str, str, str]]] = []
     lengths: list[int] = []
     known: dict[bytes, int] = {}
     long: list[tuple[int, Array]] = []
     short: list[tuple[int, Array]] = []
     for one in items:
+        items_of, found_by = counts.setdefault(one.benchmark, [set(), set()])
+        items_of.add(one.item)
         hashes = words(one.text).hashes
         is_short = len(hashes) < ngram
         if is_short and not (one.whole and len(hashes) >= short_words):
             continue
+        found_by.add(one.item)
         number = known.setdefault(hashes.tobytes(), len(names))
         if number == len(names):
             names.append([])
@@ -88,8 +93,13 @@ def build_index(items: Iterable[Passage], ngram: int, short_words: int, boilerpl
     _save_grams(folder, "whole", [(number, ngrams(hashes, len(hashes))) for number, hashes in short])
     np.save(folder / "lengths.npy", np.array(lengths, np.int64))
     (folder / "names.json").write_text(json.dumps(names))
-    sizes = sorted({len(hashes) for _, hashes in short})
-    (folder / "index.json").write_text(json.dumps({"ngram": ngram, "short_words": short_words, "sizes": sizes}))
+    settings = {
+        "ngram": ngram,
+        "short_words": short_words,
+        "sizes": sorted({len(hashes) for _, hashes in short}),
+        "counts": {name: [len(one) for one in sets] for name, sets in counts.items()},
+    }
+    (folder / "index.json").write_text(json.dumps(settings))
 
 
 def _save_grams(folder: Path, kind: str, texts: list[tuple[int, Array]], boilerplate: int | None = None) -> None:
@@ -99,14 +109,13 @@ def _save_grams(folder: Path, kind: str, texts: list[tuple[int, Array]], boilerp
     place = np.concatenate([np.zeros(0, np.uint32), *(np.arange(count, dtype=np.uint32) for count in counts)])
     order = np.lexsort((place, owner, hashes))
     hashes, owner, place = hashes[order], owner[order], place[order]
-    # Of a passage that says the same again only the first place: "a a a ..." must not give n x n hits.
-    once = np.ones(len(hashes), bool)
-    once[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
-    hashes, owner, place = hashes[once], owner[once], place[once]
+    new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
+    firsts = np.flatnonzero(new)
+    keep = np.arange(len(hashes)) - np.repeat(firsts, np.diff(np.append(firsts, len(hashes)))) < _PLACES
     if boilerplate is not None:
-        _, group, texts_with = np.unique(hashes, return_inverse=True, return_counts=True)
-        rare = (texts_with <= boilerplate)[group]
-        hashes, owner, place = hashes[rare], owner[rare], place[rare]
+        _, group = np.unique(hashes, return_inverse=True)
+        keep &= (np.bincount(group, new) <= boilerplate)[group]
+    hashes, owner, place = hashes[keep], owner[keep], place[keep]
     unique, starts = np.unique(hashes, return_index=True)
     table = np.zeros(1 << max(14, (len(unique) // 2).bit_length()), np.uint64)
     for bit in _bits(unique):
@@ -161,6 +170,8 @@ class BenchmarkIndex:
         self.lengths: Array = np.load(folder / "lengths.npy")
         self._grams, self._heads, self._whole = (_Grams(folder, kind) for kind in ("gram", "head", "whole"))
         self._folder = folder
+        # Of each benchmark: its items, and those of which some text is long enough to be looked for.
+        self.counts: dict[str, tuple[int, int]] = {name: (a, b) for name, (a, b) in settings["counts"].items()}
 
     @cached_property
     def names(self) -> list[list[tuple[str, str, str]]]:

@@ -51,7 +51,7 @@ class Contamination:
         self._config = config
 
     def judge(self, text: Text) -> list[Judgement]:
-        return _judgements(matches(text, self._config), self._config, "contaminated")
+        return _judgements(matches(text, self._config), "contaminated")
 
     def pairs(self, text: Text) -> list[Pair]:
         return pairs(text, self._config)
@@ -67,14 +67,16 @@ class Excision:
         """Every round takes something out, so it ends; a second is needed only where pieces join to a new match."""
         config, now, cut = self._config, text, 0
         found = matches(now, config)
-        judgements = _judgements(found, config)
+        judgements = _judgements(found)
         while any(one.contaminated for one in found):
             kept, pieces = _pieces(now, [one for one in found if one.contaminated], config)
             cut += pieces
             now = Text("\n\n".join(kept), text.source, text.language)
             found = matches(now, config)
+        if not cut:
+            return text.text, judgements
         removed = float(len(text.text) - len(now.text))
-        reason = "too_many_pieces" if cut > config.max_pieces else "nothing_left" if cut and not now.text else ""
+        reason = "too_many_pieces" if cut > config.max_pieces else "nothing_left" if not now.text else ""
         judgements.append(Judgement("contamination.removed_characters", removed, not reason, reason))
         return now.text, judgements
 
@@ -122,13 +124,16 @@ def pairs(text: Text, config: MatchConfig) -> list[Pair]:
     ]
 
 
-def _judgements(found: list[Match], config: MatchConfig, reason: str = "") -> list[Judgement]:
+def _judgements(found: list[Match], reason: str = "") -> list[Judgement]:
     """The verdict is on the number of texts of benchmarks that contaminate; a cleaner gives none (no `reason`)."""
     bad = sum(one.contaminated for one in found)
+    verdict = Judgement("contamination.texts", float(bad), not (bad and reason), reason if bad else "")
+    if not found:
+        return [verdict]
     return [
-        Judgement("contamination.texts", float(bad), not (bad and reason), reason if bad else ""),
-        Judgement("contamination.covered", max((one.covered for one in found), default=0.0)),
-        Judgement("contamination.longest_run", float(max((one.longest_run for one in found), default=0))),
+        verdict,
+        Judgement("contamination.covered", max(one.covered for one in found)),
+        Judgement("contamination.longest_run", float(max(one.longest_run for one in found))),
     ]
 
 
@@ -139,8 +144,9 @@ def _pieces(text: Text, found: list[Match], config: ExcisionConfig) -> tuple[lis
     first = np.concatenate([one.first for one in found])
     last = first + np.concatenate([one.size for one in found]) - 1
     low, high = starts[first] - config.margin, ends[last] + config.margin
-    low, high = ends[np.maximum(np.searchsorted(ends, low), 0)], starts[np.searchsorted(starts, high, "right") - 1]
-    low, high = np.minimum(low, starts[first]), np.maximum(high, ends[last])
+    low = np.where(low <= 0, 0, np.minimum(ends[np.searchsorted(ends, low)], starts[first]))
+    after = starts[np.searchsorted(starts, high, "right") - 1]
+    high = np.where(high >= len(text.text), len(text.text), np.maximum(after, ends[last]))
     kept, at, cut = [], 0, 0
     order = np.argsort(low, kind="stable")
     for start, end in zip(low[order].tolist(), high[order].tolist(), strict=True):
@@ -153,16 +159,21 @@ def _pieces(text: Text, found: list[Match], config: ExcisionConfig) -> tuple[lis
     return [piece for piece in kept if piece and len(piece) >= config.min_piece], cut
 
 
-@lru_cache(4)
 def _index(folder: str) -> BenchmarkIndex:
+    return _loaded(folder, (Path(folder) / "index.json").stat().st_mtime_ns)
+
+
+@lru_cache(4)
+def _loaded(folder: str, built: int) -> BenchmarkIndex:
+    """Once for each process and index; one that was built again is loaded again."""
     return BenchmarkIndex(Path(folder))
 
 
-def report(rows: Iterable[dict[str, Any]], items: dict[str, int]) -> list[dict[str, Any]]:
-    """By benchmark: items that contaminate a document, their share, and the ids of those documents. `rows`: the table
-    of pairs (document_id, benchmark, item, contaminated); `items`: how many items each benchmark has."""
-    hit: dict[str, set[str]] = {name: set() for name in items}
-    documents: dict[str, set[str]] = {name: set() for name in items}
+def report(rows: Iterable[dict[str, Any]], counts: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """By benchmark: its items, those looked for (the others are too short), those found in a document, their share,
+    and the ids of these documents. `rows`: the table of pairs; `counts`: `BenchmarkIndex.counts`."""
+    hit: dict[str, set[str]] = {name: set() for name in counts}
+    documents: dict[str, set[str]] = {name: set() for name in counts}
     for row in rows:
         if row["contaminated"]:
             hit[row["benchmark"]].add(row["item"])
@@ -170,10 +181,11 @@ def report(rows: Iterable[dict[str, Any]], items: dict[str, int]) -> list[dict[s
     return [
         {
             "benchmark": name,
-            "items": count,
+            "items": items,
+            "looked_for": looked_for,
             "items_hit": len(hit[name]),
-            "share": len(hit[name]) / count if count else 0.0,
+            "share": len(hit[name]) / items,
             "documents": sorted(documents[name]),
         }
-        for name, count in sorted(items.items())
+        for name, (items, looked_for) in sorted(counts.items())
     ]

@@ -34,7 +34,7 @@ _LINE = 60  # characters before an address that say what it is
 
 _PHONE = re.compile(  # the first character first, so that the search is a fast one
     r"[+(1-9](?<![\w.+/=,~-].)(?:"
-    r"(?<=\+)[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,4}\)?){2,6}"
+    r"(?<=\+)[1-9](?:[ .-]?\(?[0-9]\)?){7,14}"
     r"|(?:(?<=1)[ .-]\(|(?<=\())[2-9][0-9]{2}\) ?[2-9][0-9]{2}[ .-][0-9]{4}"
     r"|(?:(?<=1)[ .-][2-9]|(?<=[2-9]))[0-9]{2}([ .-])[2-9][0-9]{2}\1[0-9]{4}"
     r")(?!\w|[.,-][0-9])"
@@ -63,6 +63,8 @@ class Pii:
 
     def clean(self, text: Text) -> tuple[str, list[Judgement]]:
         """What guards a number (an ISBN near it) may itself be replaced, so this goes on until nothing is found."""
+        if not text.text.strip():
+            return text.text, [Judgement("pii.found", 0.0)]
         now, numbers = text.text, _Numbers(text.text)
         counts = dict.fromkeys(self._config.kinds, 0)
         while found := find(now, self._config.kinds):

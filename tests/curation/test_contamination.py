@@ -1,12 +1,17 @@
 """Parts of benchmarks in documents, found and cut out. Shares and runs are counted by hand."""
 
 import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from filters.curation.benchmark_index import build_index, passages
+from filters.curation.benchmark_index import BenchmarkIndex, build_index, passages
 from filters.curation.contamination import Contamination, Excision, report
 from filters.curation.text import Text
+from filters.curation.words import words
 from schemas.curation.contamination import ContaminationConfig, ExcisionConfig
 
 ITEM = [f"w{letter}{number}" for letter in "abcde" for number in range(8)]  # 40 words
@@ -137,12 +142,12 @@ def test_what_is_cut_too_often_or_to_nothing_goes(rule):
 def test_a_clean_text_stays_as_it_is(rule):
     for text in ("", " \n", "...", "\u200b\u202e", around("nothing here")):
         cleaned, found = rule([" ".join(ITEM)], Excision).clean(Text(text))
-        assert cleaned == text and [one.value for one in found] == [0, 0, 0, 0]
+        assert cleaned == text and [(one.rule, one.value) for one in found] == [("contamination.texts", 0)]
 
 
 def test_a_text_that_repeats_itself_gives_no_flood_of_hits(rule):
     one = rule(["la " * 1000], ngram=13)
-    assert numbers(one, "la " * 100_000) == [(99_988, 13 / 1000, 13, True)]
+    assert numbers(one, "la " * 100_000) == [(99_988, 16 / 1000, 16, True)]
 
 
 def test_an_index_without_texts_finds_nothing_and_rules_go_to_workers(rule):
@@ -160,7 +165,41 @@ def test_the_report_counts_items_once():
         return {"document_id": document, "benchmark": benchmark, "item": item, "contaminated": bad}
 
     rows = [row("d2", "a", "1"), row("d1", "a", "1"), row("d1", "a", "2"), row("d3", "a", "3", False)]
-    assert report(rows, {"b": 5, "a": 4}) == [
-        {"benchmark": "a", "items": 4, "items_hit": 2, "share": 0.5, "documents": ["d1", "d2"]},
-        {"benchmark": "b", "items": 5, "items_hit": 0, "share": 0.0, "documents": []},
+    assert report(rows, {"b": (5, 5), "a": (4, 3)}) == [
+        {"benchmark": "a", "items": 4, "looked_for": 3, "items_hit": 2, "share": 0.5, "documents": ["d1", "d2"]},
+        {"benchmark": "b", "items": 5, "looked_for": 5, "items_hit": 0, "share": 0.0, "documents": []},
     ]
+
+
+def test_what_is_too_short_to_be_looked_for_is_counted(tmp_path):
+    found = [
+        passage
+        for number, text in enumerate(["one two", "who wrote the second book", " ".join(ITEM)])
+        for passage in passages(
+            "bench", str(number), {"question": text, "answer": "four words or so"}, ["question", "answer"]
+        )
+    ]
+    build_index(found, 13, 5, 10, tmp_path)
+    assert BenchmarkIndex(tmp_path).counts == {"bench": (3, 2)}
+
+
+def test_an_ngram_that_a_text_says_twice_breaks_no_run(rule):
+    item = [*ITEM[:20], *ITEM[:20], *ITEM[20:]]
+    assert numbers(rule([" ".join(item)]), around(*item)) == [(48, 1.0, 60, True)]
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.lists(st.integers(0, 4), min_size=5, max_size=40))
+def test_shared_ngrams_are_those_of_a_slow_count(document, item):
+    """The numbers of a text of five different words against all pairs of n-grams (n = 5)."""
+    with TemporaryDirectory() as folder:
+        say = " ".join(f"w{one}" for one in item)
+        build_index(passages("bench", "0", {"q": say}, ["q"]), 5, 5, 10, Path(folder))
+        hits = BenchmarkIndex(Path(folder)).hits(words(" ".join(f"w{one}" for one in document)))
+    wanted = {
+        (at, to)
+        for at in range(len(document) - 4)
+        for to in range(len(item) - 4)
+        if document[at : at + 5] == item[to : to + 5]
+    }
+    found = set(zip(hits.first.tolist(), hits.place.tolist(), strict=True))
+    assert found <= wanted and {at for at, _ in found} == {at for at, _ in wanted}
