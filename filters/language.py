@@ -27,7 +27,13 @@ def detect_languages(texts: list[str]) -> list[str]:
     A long text is judged by windows at its start, middle and end, so the cost does not grow with its length.
     Batches of 100 and more are cheapest.
     """
-    answers = [UNKNOWN] * len(texts)
+    return [language for language, _ in detect_scored(texts)]
+
+
+def detect_scored(texts: list[str]) -> list[tuple[str, float]]:
+    """`detect_languages`, each with its probability among all languages of the model (naive Bayes: near 1 for all but
+    short and mixed texts); 0 for `und`."""
+    answers = [(UNKNOWN, 0.0)] * len(texts)
     lettered = [index for index, text in enumerate(texts) if _LETTER.search(text)]
     if lettered:
         found = _model().classify([_sample(texts[index]) for index in lettered])
@@ -65,7 +71,7 @@ class _Model:
     priors: npt.NDArray[np.float32]
     languages: list[str]
 
-    def classify(self, samples: list[bytes]) -> list[str]:
+    def classify(self, samples: list[bytes]) -> list[tuple[str, float]]:
         return [self._best(found) for found in self._walk(samples)]
 
     def _walk(self, samples: list[bytes]) -> list[npt.NDArray[np.int32]]:
@@ -82,12 +88,13 @@ class _Model:
         found = self.features[visited]
         return [column[:length] for column, length in zip(found.T, lengths, strict=True)]
 
-    def _best(self, found: npt.NDArray[np.int32]) -> str:
+    def _best(self, found: npt.NDArray[np.int32]) -> tuple[str, float]:
         features, counts = np.unique(found[found >= 0], return_counts=True)
         if not len(features):
-            return UNKNOWN
+            return UNKNOWN, 0.0
         scores = np.log1p(counts.astype(np.float32)) @ self.weights[features] + self.priors
-        return self.languages[int(scores.argmax())]
+        best = int(scores.argmax())
+        return self.languages[best], float(1 / np.exp(scores - scores[best]).sum())
 
 
 @lru_cache(maxsize=1)

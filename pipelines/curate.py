@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.beam import BeamExecutor
+from pipelines.benchmark_texts import benchmark_facts, built_index
 from pipelines.code_version import code_version
 from pipelines.curate_shard import Job, Shard, judge_shard
 from pipelines.curated import CORPUS, RULES
@@ -25,7 +26,8 @@ from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
 from pipelines.shards import Part, TableWriter, write_rows
 from pipelines.stages import Context, Stage, Unit
-from schemas.curation import Curate, Embedded
+from schemas.curation import Curate, DocumentRule, Embedded
+from schemas.curation.contamination import MatchConfig
 from schemas.ids import canonical_json, digest
 from schemas.states import State
 from schemas.tables import TABLES
@@ -52,12 +54,15 @@ class RulesStage(Stage):
     def __init__(self, config: Curate) -> None:
         self.config = config
         self._executor: Processes | BeamExecutor | None = None
+        self._rules: str | None = None  # as workers get them
         self.concurrency = _processes(config) if isinstance(config.executor, Embedded) else _BEAM_UNITS
 
     def settings(self, context: Context) -> dict[str, Any]:
         search = self.config.duplicates
+        matches = [rule for rule in self.config.document_rules if isinstance(rule, MatchConfig)]
         return {
             "rules": [rule.model_dump(mode="json") for rule in self.config.document_rules],
+            "benchmarks": [benchmark_facts(rule, context.base_dir) for rule in matches],
             "signatures": None if search is None else [search.threshold, search.shingle, search.scope, search.sources],
             "tokenizer": context.recipe.tokenizer,
             "code": code_version(
@@ -76,18 +81,25 @@ class RulesStage(Stage):
         return units
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
-        rules = canonical_json(self.settings(context)["rules"])
+        if self._rules is None:
+            self._rules = canonical_json([self._with_index(rule, context) for rule in self.config.document_rules])
         reference = context.recipe.tokenizer
         tokenizer = None if reference is None else (reference, context.base_dir)
         search = self.config.duplicates
         duplicates = None if search is None else search.model_dump_json()
-        job = Job(context.workspace.root, self.name, rules, duplicates, tokenizer)
+        job = Job(context.workspace.root, self.name, self._rules, duplicates, tokenizer)
         if self._executor is None:
             self._executor = make_executor(self.config, context)
         done = await self._executor.call(judge_shard, job, unit.work)
         context.progress.advance(unit.work.rows)
         parts, states = [Part(**part) for part in done["parts"]], done["states"]
         return UnitRecord(unit.fingerprint, parts, unit.work.rows, states, retry=State.FAILED.value in states)
+
+    def _with_index(self, rule: DocumentRule, context: Context) -> dict[str, Any]:
+        section = rule.model_dump(mode="json")
+        if isinstance(rule, MatchConfig):
+            section["index"] = str(built_index(rule, context.base_dir, context.workspace.root / "indexes"))
+        return section
 
     def close(self) -> None:
         if self._executor is not None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.curation.batch import Batch
+from filters.curation.contamination import Pair
 from filters.curation.registry import load_rule
 from filters.curation.text import Judgement, Text
 from generators.models import load_tokenizer
@@ -60,6 +61,7 @@ class Judged:
     """What became of one document. `text`: what the cleaners made of it, if anything."""
 
     judgements: list[Judgement] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
     state: State = State.OK
     reason: str = ""
     detail: str = ""
@@ -77,6 +79,7 @@ def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
         TableWriter(job.root, "document_judgements", name) as judgements,
         TableWriter(job.root, "documents", name) as cleaned,
         TableWriter(job.root, "signatures", name) as signed,
+        TableWriter(job.root, "contamination", name) as contamination,
         TableWriter(job.root, "row_states", name) as lines,
     ):
         columns = _Columns()
@@ -86,6 +89,7 @@ def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
             judgeds = judge_all(rows, rules)
             for row, judged in zip(rows, judgeds, strict=True):
                 columns.add(row["document_id"], judged.judgements)
+                contamination.write_all({"document_id": row["document_id"], **asdict(pair)} for pair in judged.pairs)
                 if judged.text is not None:
                     cleaned.write(_cleaned(row, judged.text, count))
                 lines.write(
@@ -99,7 +103,9 @@ def judge_shard(job: Job, shard: Shard) -> dict[str, Any]:
                 judgements.write_table(columns.take())
         judgements.write_table(columns.take())
         signed.write_table(pa.concat_tables(signs))
-    parts = [asdict(part) for part in (*judgements.parts, *cleaned.parts, *signed.parts, *lines.parts)]
+    parts = [
+        asdict(part) for part in (*judgements.parts, *cleaned.parts, *signed.parts, *contamination.parts, *lines.parts)
+    ]
     return {"parts": parts, "states": dict(sorted(states.items()))}
 
 
@@ -125,6 +131,11 @@ def judge_all(rows: list[dict[str, Any]], rules: list["Loaded"]) -> list[Judged]
     try:
         for number, found in _judgements(documents, rules):
             _record(found, results[number])
+        for one in rules:
+            if one.finds_pairs:
+                for number, document in documents.items():
+                    if one.applies(document.source):
+                        results[number].pairs += one.rule.pairs(document)
         for number, document in documents.items():
             if results[number].state is State.OK:
                 _clean(document, rules, results[number])
@@ -175,11 +186,12 @@ def _record(found: list[Judgement], result: Judged) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A rule with the sources it judges. `cleans`: it is a Cleaner."""
+    """A rule with the sources it judges. `cleans`: it is a Cleaner. `finds_pairs`: of documents and benchmark items."""
 
     rule: Any
     sources: frozenset[str] | None
     cleans: bool
+    finds_pairs: bool
 
     def applies(self, source: str) -> bool:
         return self.sources is None or source in self.sources
@@ -191,7 +203,8 @@ def _rules(rules: str) -> list[Loaded]:
     for config in json.loads(rules):
         rule = load_rule(config)
         sources = config.get("sources")
-        loaded.append(Loaded(rule, None if sources is None else frozenset(sources), hasattr(rule, "clean")))
+        only = None if sources is None else frozenset(sources)
+        loaded.append(Loaded(rule, only, hasattr(rule, "clean"), hasattr(rule, "pairs")))
     return loaded
 
 

@@ -31,6 +31,10 @@ TABLES: dict[str, pa.Schema] = {
     "duplicates": _schema(
         document_id=_S, keep=pa.bool_(), reason=_S, kept_copy_id=_S, cluster_size=_I, jaccard=_F, known_share=_F
     ),
+    # What a document shares with one text of a benchmark's item (file:row): a line for each pair with a hit.
+    "contamination": _schema(
+        document_id=_S, benchmark=_S, item=_S, field=_S, hits=_I, covered=_F, longest_run=_I, contaminated=pa.bool_()
+    ),
     # What looked implausible: a rule that takes most of a source, a cluster that holds much of it.
     "curation_alarms": _schema(source=_S, rule=_S, documents=_I, of=_I, share=_F, text=_S),
     "instructions": _schema(instruction_id=_S, text=_S, source=_S, language=_S, metadata=JSON),

@@ -10,6 +10,10 @@ RULES = {
     "gopher_repetition": "filters.curation.repetition:Repetition",
     "c4": "filters.curation.c4:C4",
     "fineweb_quality": "filters.curation.fineweb:FineWeb",
+    "language": "filters.curation.language:Language",
+    "contamination": "filters.curation.contamination:Contamination",
+    "contamination_excise": "filters.curation.contamination:Excision",
+    "pii": "filters.curation.pii:Pii",
     "c4_lines": "filters.curation.c4:C4Cleaner",
 }
 

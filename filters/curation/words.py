@@ -38,12 +38,23 @@ class Words:
 
 
 def ngrams(hashes: Array, size: int) -> Array:
-    count = max(0, len(hashes) - size + 1)
-    total = np.zeros(count, np.uint64)
-    for place in range(size):
-        total *= _ODD
-        total += hashes[place : place + count]
-    return mixed(total)
+    """Of each run: a polynomial of its words' hashes, put together from those of runs of 1, 2, 4, ... words."""
+    if len(hashes) < size:
+        return np.zeros(0, np.uint64)
+    runs, width = hashes, 1
+    total, done = hashes[:0], 0
+    while True:
+        if size & width:
+            total = runs if not done else total[: len(runs) - done] * _power(width) + runs[done:]
+            done += width
+        if done == size:
+            return mixed(total)
+        runs = runs[:-width] * _power(width) + runs[width:]
+        width *= 2
+
+
+def _power(exponent: int) -> np.uint64:
+    return np.uint64(pow(int(_ODD), exponent, 1 << 64))
 
 
 def mixed(values: Array) -> Array:

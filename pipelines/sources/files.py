@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipelines.sources.rows import Input, wrong
+from schemas.curation.contamination import Benchmark
 from schemas.sources import Source
 
 BUFFER_BYTES = 1 << 20
@@ -41,7 +42,7 @@ def shown(path: Path, base_dir: Path) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 stay printable
 
 
-def find_files(source: Source, path: str, base_dir: Path, patterns: Sequence[str]) -> list[Path]:
+def find_files(source: Source | Benchmark, path: str, base_dir: Path, patterns: Sequence[str]) -> list[Path]:
     """The files of `path`: itself, or all below a folder whose name matches a pattern, or those of a glob.
 
     Sorted by path. Hidden files and folders below a folder are left out; patterns ignore case and match the

@@ -35,7 +35,7 @@ def inputs(source: JsonlSource, base_dir: Path) -> list[Input]:
 
 def read(source: JsonlSource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
     for path in find_files(source, source.path, base_dir, PATTERNS):
-        for location, value in _objects(path, shown(path, base_dir)):
+        for location, value in objects(path, shown(path, base_dir)):
             if isinstance(value, BadRow):
                 yield value
             else:
@@ -49,7 +49,7 @@ def _check_text_key(source: JsonlSource, files: list[Path], base_dir: Path) -> N
         if _is_array(path):
             what = f"{name} is one JSON array and not JSON lines (jq -c '.[]' FILE makes lines of it)"
             raise wrong(source, what)
-        for count, (location, value) in enumerate(_objects(path, name)):
+        for count, (location, value) in enumerate(objects(path, name)):
             if isinstance(value, dict):
                 require_columns(source, columns_of(source.fields)[:1], value, location)
                 return
@@ -66,7 +66,7 @@ def _is_array(path: Path) -> bool:
     return line == b"[" or (line.startswith(b"[") and ".json" in path.suffixes)
 
 
-def _objects(path: Path, name: str) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
+def objects(path: Path, name: str) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
     """Each line's object or bad row, with its location. A stream that breaks ends with one bad row."""
     try:
         stream = open_stream(path)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.curation.contamination import Benchmark
 from schemas.errors import UserError
 from schemas.sources import Fields, Source
 from schemas.states import State
@@ -107,9 +108,10 @@ def columns_of(fields: Fields) -> list[str]:
     return list(dict.fromkeys(name for name in named if name is not None))
 
 
-def wrong(source: Source, what: str) -> UserError:
+def wrong(source: Source | Benchmark, what: str) -> UserError:
     """The error of a source: one sentence that begins with the source's name in the recipe."""
-    return UserError(f"source {source.name!r}: {what}")
+    kind = "benchmark" if isinstance(source, Benchmark) else "source"
+    return UserError(f"{kind} {source.name!r}: {what}")
 
 
 def require_columns(source: Source, wanted: Iterable[str], present: Iterable[str], where: str) -> None:

@@ -4,11 +4,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from schemas.curation.contamination import ContaminationConfig, ExcisionConfig
 from schemas.curation.duplicates import Duplicates
+from schemas.curation.language import LanguageConfig
+from schemas.curation.pii import PiiConfig
 from schemas.curation.quality import C4Config, C4LinesConfig, FineWebConfig, GopherConfig, RepetitionConfig
 from schemas.model import Model, Positive
 
-DocumentRule = GopherConfig | RepetitionConfig | C4Config | FineWebConfig | C4LinesConfig
+DocumentRule = (
+    GopherConfig
+    | RepetitionConfig
+    | C4Config
+    | FineWebConfig
+    | C4LinesConfig
+    | LanguageConfig
+    | ContaminationConfig
+    | ExcisionConfig
+    | PiiConfig
+)
 Rule = Annotated[DocumentRule | Duplicates, Field(discriminator="rule")]
 
 
