@@ -14,7 +14,8 @@ from tests.scorers.test_scores_end_to_end import SCORES, recipe, run
 PAGE = Path(__file__).parent.parent / "docs" / "queries.md"
 QUERIES = dict(re.findall(r"^### (\S+)\n.*?^```sql\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S))
 
-CURATION = ("curation-losses", "ten-dropped", "rule-values", "largest-clusters")  # tests/curation/test_curate_stage.py
+# Answered in tests/curation/test_curate_stage.py.
+CURATION = ("curation-losses", "ten-dropped", "rule-values", "benchmark-leaks", "largest-clusters")
 
 
 @pytest.fixture(scope="module")

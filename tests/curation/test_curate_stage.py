@@ -2,9 +2,11 @@
 
 import json
 import random
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import filters.curation.gopher
 from pipelines import curate_shard
@@ -128,9 +130,71 @@ def test_only_documents_that_stay_are_used_and_exported(built):
     assert sorted(named[row] for row in exported) == ["book", "cleaned", "plain", "whole"]
 
 
-@pytest.mark.parametrize("name", CURATION)
+@pytest.mark.parametrize("name", [name for name in CURATION if name != "benchmark-leaks"])
 def test_the_named_queries_have_answers(built, name):
     assert rows(built, QUERIES[name])
+
+
+QUESTION = "How many lanterns did the keeper of the old bridge light before the storm came over the hills that night?"
+
+
+@pytest.fixture(scope="module")
+def leaking(tmp_path_factory):
+    """A corpus with a benchmark's question, an address and a text in German."""
+    folder = tmp_path_factory.mktemp("leaking")
+    (folder / "exam.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "Seven."}) + "\n", "utf-8")
+    documents = {
+        "leak": page(5) + "\n" + QUESTION.upper().replace(" THE ", "\nTHE, ") + "\n" + page(6),
+        "address": page(7) + "\nWrite to jo@harbour-post.net or Jo@harbour-post.net about 8.8.8.8.\n",
+        "german": "Der Hafen lag still, und niemand wusste, wann das Schiff endlich kommen sollte. " * 60,
+        "plain": page(8),
+    }
+    rules = [
+        {"rule": "language", "keep": ["en"]},
+        {"rule": "contamination", "benchmarks": [{"name": "exam", "path": "exam.jsonl", "fields": ["question"]}]},
+        {"rule": "pii"},
+    ]
+    path = curated(folder, rules, documents)
+    value = yaml.safe_load(path.read_text("utf-8"))
+    value["curate"]["executor"] = {"type": "embedded", "processes": 2}
+    path.write_text(yaml.safe_dump(value), "utf-8")
+    run(path, folder / "ws")
+    return documents, Workspace(folder / "ws")
+
+
+def test_leaks_languages_and_addresses(leaking):
+    documents, workspace = leaking
+    named = {text: name for name, text in documents.items()}
+    found = rows(workspace, "SELECT text, state, reason FROM row_states JOIN documents ON document_id = row_id "
+                 "WHERE stage = 'curate.rules'")  # fmt: skip
+    assert {named[text]: (state, reason.partition(".")[0]) for text, state, reason in found} == {
+        "leak": ("filtered", "contamination"),
+        "address": ("ok", ""),
+        "german": ("filtered", "language"),
+        "plain": ("ok", ""),
+    }
+    ((benchmark, item, field, count, run_, *_),) = rows(workspace, QUERIES["benchmark-leaks"])
+    assert (benchmark, item, field, count, run_) == ("exam", "exam.jsonl:1", "question", 1, len(QUESTION.split()))
+    ((text,),) = rows(workspace, "SELECT text FROM documents WHERE metadata LIKE '%cleaned_from%'")
+    assert text.endswith("\nWrite to [EMAIL_1] or [EMAIL_1] about [IP_1].\n")
+    assert len(rows(workspace, "SELECT * FROM curated")) == 2
+
+
+def test_a_changed_benchmark_judges_again_and_a_missing_one_is_named(leaking, tmp_path):
+    _, workspace = leaking
+    folder = workspace.root.parent
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before = {one.stage: one.run_id for one in run(tmp_path / "recipe.yaml", tmp_path / "ws")}
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"question": "Why is the sky blue over there, my friend?"}) + "\n")
+    after = {one.stage: one for one in run(tmp_path / "recipe.yaml", tmp_path / "ws")}
+    assert after["curate.rules"].run_id != before["curate.rules"]
+    assert after["curate.rules"].states == {"filtered": 1, "ok": 3}
+    (tmp_path / "exam.jsonl").unlink()
+    with pytest.raises(UserError, match=r"benchmark 'exam': there is no file or folder 'exam.jsonl'"):
+        run(tmp_path / "recipe.yaml", tmp_path / "ws")
+    (tmp_path / "exam.jsonl").write_text('{"question": \n')
+    with pytest.raises(UserError, match=r"exam.jsonl:1: malformed_json"):
+        run(tmp_path / "recipe.yaml", tmp_path / "ws")
 
 
 def tables(folder):
