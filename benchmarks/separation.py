@@ -2,11 +2,12 @@
 
 python -m benchmarks.separation [--workspace DIR] [--kill]
 
-A recipe makes samples: tasks with verifiable answers (no model) and questions and answers by the small real model, all on
-Python's own documentation. Each gets a twin: same question and answer, but the document of the sample of its kind whose
-document is nearest in length, has no source in common and does not hold the answer. The project's own score stages read
-both, in a workspace each; the same command goes on where it was. `--kill`: the score stages of a part of the samples are killed
-with SIGKILL at 5 random moments and resumed, and their tables compared with those of an uninterrupted run.
+A recipe makes samples: tasks with verifiable answers (no model) and questions and answers by the small real model, all
+on Python's own documentation. Each gets a twin: same question and answer, but the document of the sample of its kind
+whose document is nearest in length, has no source in common and does not hold the answer. The project's own score
+stages read both, in a workspace each; the same command goes on where it was. `--kill`: the score stages of a part of
+the samples are killed with SIGKILL at 5 random moments and resumed, and their tables compared with those of an
+uninterrupted run.
 """
 
 import argparse
@@ -115,20 +116,21 @@ def made(workspace: Workspace) -> Iterator[tuple[Manifest, str, list[Row]]]:
 
 def copy_samples(source: Workspace, target: Workspace, change: Callable[[list[Row]], list[Row]]) -> None:
     """A workspace that holds nothing but samples, each unit's changed, for the score stages to read."""
+    copies: dict[str, Manifest] = {}
     for manifest, key, rows in made(source):
         parts = write_rows(target.root, "samples", f"{manifest.stage}-{key}", change(rows))
-        path = target.manifest(manifest.stage)
-        copy = load_manifest(path) or replace(manifest, units={})
+        copy = copies.setdefault(manifest.stage, replace(manifest, units={}))
         copy.units[key] = replace(manifest.units[key], parts=parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        copy.save(path)
+    target.manifests.mkdir(parents=True, exist_ok=True)
+    for stage, copy in copies.items():
+        copy.save(target.manifest(stage))
 
 
 # ---------------------------------------------------------------- twins
 
 
 def cut(row: Row) -> int:
-    """Where the document ends in the user's message, by the scorers' own rule; that of a task without real documents too."""
+    """Where the document ends in the user's message, by the scorers' own rule; so for a task without real documents."""
     _, turn, end = split_document({**row, "document_ids": row["document_ids"] or ["made up"]})
     assert turn == 0, row["sample_id"]
     return end
@@ -202,6 +204,9 @@ def report(own: dict[str, tuple[str, Numbers]], other: dict[str, tuple[str, Numb
         ]
         return [one for one, _ in pairs], [two for _, two in pairs]
 
+    def won(one: list[float], two: list[float]) -> str:
+        return f"{statistics.fmean((a > b) + (a == b) / 2 for a, b in zip(one, two, strict=True)):.2f}"
+
     def line(title: str, number: Callable[[list[float], list[float]], str], of: str | None = None) -> None:
         pairs = sum(of in (None, own[key][0]) for key in other)
         cells = [number(*found) if (found := columns(name, of))[0] else "-" for name in SCORES]
@@ -212,7 +217,7 @@ def report(own: dict[str, tuple[str, Numbers]], other: dict[str, tuple[str, Numb
     for of in sorted({of for of, _ in own.values()}):
         line(of, lambda one, two: f"{auc(one, two):.2f}", of)
     line("all: pairs that have the score", lambda one, _: str(len(one)))
-    line("all: share of pairs won", lambda a, b: f"{statistics.fmean((x > y) + (x == y) / 2 for x, y in zip(a, b)):.2f}")
+    line("all: share of pairs won", won)
     print(f"\n| deciles | of | {' | '.join(f'{n}0%' for n in range(1, 10))} |\n|{'---|' * 11}")
     for name in SCORES:
         for title, values in zip(("own", "swapped"), columns(name, None), strict=True):
@@ -249,13 +254,11 @@ def kill_drill(recipe: Path, samples: Workspace, folder: Path) -> None:
     print(f"\nuninterrupted: {seconds:.0f} s, {len(recorded(whole))} parts\n")
     print("| kill | after s | parts recorded | of those recorded before, written again |\n|---|---|---|---|")
     for number in range(1, KILLS + 1):
-        after = dice.uniform(0, seconds / 2)
-        process = subprocess.Popen(
-            command(recipe, killed, "score"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        after = dice.uniform(0, seconds / 3)
+        process = subprocess.Popen(command(recipe, killed, "score"), stdout=subprocess.DEVNULL, start_new_session=True)
         time.sleep(after)
         assert process.poll() is None, "the run had ended before it was killed"
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # the scorer's process, a session of its own, sees that and ends
         process.wait()
         now = recorded(killed)
         new = sum(now.get(file) != stat for file, stat in before.items())
@@ -265,7 +268,8 @@ def kill_drill(recipe: Path, samples: Workspace, folder: Path) -> None:
     now, one, other = recorded(killed), hashes(whole), hashes(killed)
     again += sum(now.get(file) != stat for file, stat in before.items())
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-    print(f"| resumed | | {len(now)} | {again} in all |\n\n{len(differing)} of {len(one)} files differ {differing or ''}")
+    print(f"| resumed | | {len(now)} | {again} in all |")
+    print(f"\n{len(differing)} of {len(one)} files differ {differing or ''}")
 
 
 def main() -> None:
