@@ -232,7 +232,9 @@ def report(own: dict[str, tuple[str, Numbers]], other: dict[str, tuple[str, Numb
     print(f"\n| deciles | of | {' | '.join(f'{n}0%' for n in range(1, 10))} |\n|{'---|' * 11}")
     for name in SCORES:
         found = columns(name, None)
-        for title, values in zip(("own", "swapped"), found if len(found[0]) > 1 else (), strict=False):
+        if len(found[0]) < 2:
+            continue
+        for title, values in zip(("own", "swapped"), found, strict=True):
             shown = sorted(-one if name in LOW else one for one in values)
             print(f"| {name} | {title} | {' | '.join(f'{x:.3f}' for x in statistics.quantiles(shown, n=10))} |")
 
