@@ -14,6 +14,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,9 @@ def transformers(way: str, folder: Path, dtype: str) -> Read:
 
 
 def vllm(way: str, folder: Path, dtype: str) -> Read:
-    os.environ.update(VLLM_CPU_KVCACHE_SPACE="2", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND="nobind")
+    os.environ.update(
+        VLLM_CPU_KVCACHE_SPACE="2", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND="nobind"
+    )
     from vllm import LLM, SamplingParams
 
     llm = LLM(str(folder), dtype=dtype, max_model_len=LONGEST, enforce_eager=True, enable_prefix_caching=False)
@@ -93,32 +96,38 @@ def vllm(way: str, folder: Path, dtype: str) -> Read:
     return read
 
 
-def work(way: str, dtype: str) -> None:
-    """Reads numbers of tokens, answers with what it measured."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM writes to stdout
-    import torch
-
-    torch.set_num_threads(1)
+def work(way: str, dtype: str) -> Callable[[int], float]:
     make = {"core": core, "vLLM": vllm}.get(way.split()[0].rstrip(":"), transformers)
     read = make(way, resolve_model(MODEL, Path.cwd()).path, dtype)
     dice = random.Random(0)
     ids = [dice.randrange(1000, 40_000) for _ in range(LONGEST)]
     read(ids[:300])
+    return lambda tokens: read(ids[:tokens])
+
+
+def serve(make: Callable[[], Callable[[int], Any]]) -> None:
+    """Reads numbers from stdin, answers each with what `make`'s function made of it, and what that took."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM writes to stdout
+    import torch
+
+    torch.set_num_threads(1)
+    read = make()
     loaded = kilobytes("VmRSS")
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
         started, cpu = time.perf_counter(), time.process_time()
-        total = read(ids[: int(line)])
+        result = read(int(line))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        found = {"seconds": seconds, "cpu": cpu, "megabytes": (kilobytes("VmHWM") - loaded) / 1000, "sum": total}
+        found = {"seconds": seconds, "cpu": cpu, "megabytes": (kilobytes("VmHWM") - loaded) / 1000, "result": result}
         print(json.dumps(found), file=replies, flush=True)
 
 
-def start(way: str, dtype: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "benchmarks.scorer_core", "--dtype", dtype, "--worker", way]
-    log = Path(f"/tmp/scorer-core-{WAYS.index(way)}.log").open("w")
+def start(module: str, dtype: str, way: str) -> "subprocess.Popen[str]":
+    """A process that serves."""
+    command = [sys.executable, "-m", module, "--dtype", dtype, "--worker", way]
+    log = tempfile.NamedTemporaryFile("w", prefix="longloom-bench-", suffix=".log", delete=False)  # noqa: SIM115
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -129,9 +138,9 @@ def start(way: str, dtype: str) -> "subprocess.Popen[str]":
     return process
 
 
-def ask(process: "subprocess.Popen[str]", tokens: int) -> dict[str, Any]:
+def ask(process: "subprocess.Popen[str]", number: int) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
-    print(tokens, file=process.stdin, flush=True)
+    print(number, file=process.stdin, flush=True)
     found: dict[str, Any] = json.loads(process.stdout.readline())
     return found
 
@@ -145,12 +154,14 @@ def main() -> None:
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker, arguments.dtype)
+        serve(lambda: work(arguments.worker, arguments.dtype))
         return
-    processes = {way: start(way, arguments.dtype) for way in arguments.ways}
+    processes = {way: start("benchmarks.scorer_core", arguments.dtype, way) for way in arguments.ways}
     print("| tokens | way | CPU s, median | least | most | of plain | wall s, median | peak MB | sum of log-probs |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for tokens in sorted(arguments.tokens):  # memory that a process keeps from a shorter sample is no more than it needs
+    for tokens in sorted(
+        arguments.tokens
+    ):  # memory that a process keeps from a shorter sample is no more than it needs
         ways = [way for way in processes if not way.startswith("eager") or tokens <= EAGER_MOST]
         runs = [{way: ask(processes[way], tokens) for way in ways} for _ in range(arguments.repeats)]
         plain = median(run[PLAIN]["cpu"] for run in runs) if PLAIN in ways else float("nan")
@@ -158,7 +169,7 @@ def main() -> None:
             cpu, wall, peak = ([run[way][key] for run in runs] for key in ("cpu", "seconds", "megabytes"))
             print(
                 f"| {tokens} | {way} | {median(cpu):.2f} | {min(cpu):.2f} | {max(cpu):.2f} | {median(cpu) / plain:.2f} "
-                f"| {median(wall):.1f} | {median(peak):.0f} | {runs[0][way]['sum']:.2f} |",
+                f"| {median(wall):.1f} | {median(peak):.0f} | {runs[0][way]['result']:.2f} |",
                 flush=True,
             )
     for process in processes.values():
