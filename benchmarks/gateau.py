@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.scorer_core import ask, serve, start
@@ -132,8 +132,8 @@ def rankings(count: int, dtype: str) -> None:
     lines = [one[FINE] for one in found]
     cam = [line["cam"] for line in lines]
     segments = [line["n_seg"] for line in lines]
-    print(f"\n{count} samples, {min(segments)} to {max(segments)} segments; mean cam with the own sentence as answer "
-          f"{sum(cam[::2]) / len(cam[::2]):.3f}, with another document's {sum(cam[1::2]) / len(cam[1::2]):.3f}\n")  # fmt: skip
+    print(f"\n{count} samples, {min(segments)} to {max(segments)} segments; mean cam where the answer is a sentence")
+    print(f"of the document {mean(cam[::2]):.3f}, of another one {mean(cam[1::2]):.3f}\n")
     print("| cascade | segments read, mean | Spearman of cam with that of all segments | of gateau, alpha 0.8 |")
     print("|---|---|---|---|")
     for cascade in CASCADES:
@@ -142,10 +142,8 @@ def rankings(count: int, dtype: str) -> None:
         ]
         some = [with_only(line, numbers) for line, numbers in zip(lines, chosen, strict=True)]
         whole, cut = (mixture(ranks(hmg), ranks(one), ALPHA) for one in (cam, some))
-        read = sum(map(len, chosen)) / count
-        print(
-            f"| {cascade['top']} + {cascade['random']} | {read:.1f} | {spearman(cam, some):.3f} | {spearman(whole, cut):.3f} |"
-        )
+        name, read = f"{cascade['top']} + {cascade['random']}", mean([len(numbers) for numbers in chosen])
+        print(f"| {name} | {read:.1f} | {spearman(cam, some):.3f} | {spearman(whole, cut):.3f} |")
 
 
 def with_only(line: dict[str, Any], chosen: list[int]) -> float:
