@@ -71,7 +71,7 @@ class Watcher:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         place = self._view.layers.index(layer)
         for number, look in enumerate(self._looks):
-            if not look.groups or not look.sets:
+            if not self.masses[number].numel():  # no rows or no sets
                 continue
             plan = self._plans[number] = self._plans[number] or _plan(look, query.device)
             one_mask = None if mask is None else mask[min(number, mask.shape[0] - 1), 0]
