@@ -76,6 +76,7 @@ class Verifiable(Generator[TaskRow]):
             "seed": row.seed,
             "split": self.config.split,
             "target": target,
+            "question": item.question,  # of several blocks where a target adds one: scorers find the document by it
             "tokens": tokens,
             "length_bucket": row.tokens,
             "params": self.entries[row.key].options,

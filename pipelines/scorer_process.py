@@ -21,7 +21,10 @@ from schemas.errors import RunError, UserError
 
 _ROOT = str(Path(__file__).resolve().parents[1])  # so that a checkout works from any folder
 # Threads that spin while they wait for a core that someone else uses cost more than that core brings.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+# The same sums in every run: as many threads each time, whatever the alignment of arrays.
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE", "MKL_DYNAMIC": "FALSE", "MKL_CBWR": "AUTO,STRICT", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
 _LOG_LINES = 20
 
 

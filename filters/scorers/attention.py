@@ -14,6 +14,7 @@ from schemas.errors import UserError
 NAME = "longloom_watched"
 NONE = -1  # a token that is no row, or belongs to no segment
 _BLOCK_BYTES = 64 * 2**20  # of float32 attention weights that exist at once; softmax needs as much again
+_CPU_BLOCK_BYTES = 4 * 2**20  # stays in a core's cache, and the allocator gives the same pages again
 _FEW_SETS = 64
 _OTHER_MATHS = ("softcap", "s_aux", "sinks", "position_bias")  # arguments of architectures with other attention
 
@@ -57,6 +58,7 @@ class Watcher:
 
         self._view, self._looks, self._finish, self._halvings = view, looks, finish, halvings
         self._left = set(view.layers)
+        self._plans: list[Plan | None] = [None] * len(looks)
         self.masses = [
             torch.zeros((len(view.layers), look.groups, len(look.sets)), dtype=torch.float64) for look in looks
         ]
@@ -71,9 +73,12 @@ class Watcher:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         place = self._view.layers.index(layer)
         for number, look in enumerate(self._looks):
+            if not self.masses[number].numel():  # no rows or no sets
+                continue
+            plan = self._plans[number] = self._plans[number] or _plan(look, query.device)
             one_mask = None if mask is None else mask[min(number, mask.shape[0] - 1), 0]
             self.masses[number][place] = _measure(
-                query[number], key[number], one_mask, scale, look, self._view.heads, self._halvings
+                query[number], key[number], one_mask, scale, plan, self._view.heads, self._halvings
             )  # fmt: skip
         self._left.remove(layer)
         if self._finish and not self._left:
@@ -84,30 +89,47 @@ class Watcher:
             raise UserError("this architecture's attention does not go through transformers' attention functions")
 
 
-def _measure(query: Any, key: Any, mask: Any, scale: float, look: Look, heads: str, halvings: int) -> Any:
-    """Means over the rows of each group: float64 (groups, sets), on the CPU."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A look as tensors, the same for all layers. `places` (rows,): which tokens are rows, `groups` (rows,): what they
+    count for, `sizes` (groups,): how many count; `last`: how many keys any row sees; `far`: as in Look."""
+
+    places: Any
+    groups: Any
+    sizes: Any
+    segments: "Segments"
+    last: int
+    far: int
+
+
+def _plan(look: Look, device: Any) -> Plan:
     import torch
 
     rows = [place for place, group in enumerate(look.rows) if group != NONE]
-    total = torch.zeros((look.groups, len(look.sets)), dtype=torch.float64, device=query.device)
-    if not rows or not look.sets:
-        return total.cpu()
+    groups = torch.tensor([look.rows[place] for place in rows], device=device)
+    sizes = torch.bincount(groups, minlength=look.groups).clamp(min=1)
     last = rows[-1] + 1  # no row sees what comes after it
-    where = torch.tensor(rows, device=query.device)
-    groups = torch.tensor([look.rows[place] for place in rows], device=query.device)
-    segments = _segments(look, last, query.device)
+    return Plan(torch.tensor(rows, device=device), groups, sizes, _segments(look, last, device), last, look.far)
+
+
+def _measure(query: Any, key: Any, mask: Any, scale: float, plan: Plan, heads: str, halvings: int) -> Any:
+    """Means over the rows of each group: float64 (groups, sets), on the CPU."""
+    import torch
+
+    last, rows = plan.last, len(plan.places)
     key = key[:, :last].to(torch.promote_types(key.dtype, torch.float32))  # bfloat16 would round scores
-    block = max(1, min(_BLOCK_BYTES // (4 * query.shape[0] * last), len(rows)) >> halvings)
-    for start in range(0, len(rows), block):
-        some = where[start : start + block]
+    total = torch.zeros((len(plan.sizes), plan.segments.sets), dtype=torch.float64, device=query.device)
+    limit = min(_BLOCK_BYTES, _CPU_BLOCK_BYTES) if query.device.type == "cpu" else _BLOCK_BYTES
+    block = max(1, min(limit // (4 * query.shape[0] * last), rows) >> halvings)
+    for start in range(0, rows, block):
+        some = plan.places[start : start + block]
         weights = row_weights(query[:, some], key, None if mask is None else mask[some, :last], some, scale)
-        if look.far:
-            near = torch.arange(last, device=query.device) > some[:, None] - look.far
+        if plan.far:
+            near = torch.arange(last, device=query.device) > some[:, None] - plan.far
             weights.masked_fill_(near, 0.0)
-        mass = segments.mass(weights, heads)
-        total.index_add_(0, groups[start : start + block], mass.double())
-    counts = torch.bincount(groups, minlength=look.groups).clamp(min=1)
-    return (total / counts[:, None]).cpu()
+        mass = plan.segments.mass(weights, heads)
+        total.index_add_(0, plan.groups[start : start + block], mass.double())
+    return (total / plan.sizes[:, None]).cpu()
 
 
 def _segments(look: Look, length: int, device: Any) -> "Segments":
@@ -126,20 +148,23 @@ class Segments:
     """`labels` (keys,): each key's segment, the last label for keys of none. `union` (labels, sets): what unites."""
 
     def __init__(self, labels: Any, union: Any) -> None:
-        self._labels, self._union = labels, union
+        self._labels, self._union, self.sets = labels, union, union.shape[1]
         # A product with a matrix (keys, sets) takes a fifth of the time of adding up by label, while sets are few.
-        self._members = union[labels] if union.shape[1] <= _FEW_SETS else None
+        self._members = union[labels] if self.sets <= _FEW_SETS else None
 
     def mass(self, weights: Any, heads: str) -> Any:
         """(rows, sets): how much of each row's attention goes to each set. Of `weights` (heads, rows, keys) the keys of
-        a set are added up, then heads are averaged or the largest is taken, for each row anew."""
+        a set are added up, and heads averaged (before that, which is the same and less work) or the largest taken, for
+        each row anew."""
+        if heads == "mean":
+            weights = weights.mean(0, keepdim=True)
         if self._members is not None:
             by_set = weights @ self._members.to(weights.dtype)
         else:
             by_label = weights.new_zeros((*weights.shape[:2], self._union.shape[0]))
             by_label.scatter_add_(2, self._labels.expand_as(weights), weights)
             by_set = by_label @ self._union.to(weights.dtype)
-        return by_set.mean(0) if heads == "mean" else by_set.amax(0)
+        return by_set.amax(0)
 
 
 def row_weights(query: Any, key: Any, mask: Any, places: Any, scale: float) -> Any:

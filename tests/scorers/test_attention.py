@@ -83,9 +83,10 @@ def test_bfloat16_is_close_to_float32(folders):
         torch.testing.assert_close(other.attention, one.attention, atol=0.02, rtol=0)
 
 
-def test_many_sets_are_added_up_like_few(folders, monkeypatch):
+@pytest.mark.parametrize("heads", ["mean", "max"])
+def test_many_sets_are_added_up_like_few(folders, monkeypatch, heads):
     core = ScorerCore(folders["llama-gqa"], "float32", "cpu", attention=True)
-    given, view = samples(), View((0, 1), "max")
+    given, view = samples(), View((0, 1), heads)
     few = core.read(given, view)
     monkeypatch.setattr("filters.scorers.attention._FEW_SETS", 0)
     for one, other in zip(few, core.read(given, view), strict=True):

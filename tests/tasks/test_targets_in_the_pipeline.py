@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from filters.scorers.conversation import split_document
 from generators.tasks import targets
 from generators.tasks.registry import create_task
 from pipelines.haystack import DocumentPool, PoolHaystack
@@ -49,6 +50,14 @@ def test_every_record_can_be_verified_from_what_it_holds(samples):
         task, args = create_task(details["verifier"]["name"]), details["verifier"]["args"]
         assert targets.accepts(task, details["target"], args, prompt, answer)
         assert not targets.accepts(task, details["target"], args, prompt, "I do not know.")
+
+
+def test_scorers_find_the_document_whatever_a_target_adds_to_the_question(samples):
+    hidden = [(row, details, prompt) for row, details, prompt, _ in samples if row["document_ids"]]
+    assert any("\n\n" in details["question"] for _, details, _ in hidden)
+    for row, details, prompt in hidden:
+        split, turn, end = split_document(row)
+        assert (split, turn, prompt[end:]) == ("details.question", 0, f"\n\n{details['question']}")
 
 
 def test_evidence_spans_are_characters_of_the_users_message(samples):
