@@ -19,6 +19,7 @@ from filters.curation.words import Array, Words, ngrams, words
 _BLOCK = 1 << 14  # words of a document looked at together
 _ARRAYS = ("hashes", "starts", "owner", "place", "filter")
 _PLACES = 4  # of one n-gram in one passage: "a a a ..." must not give n x n hits
+_MOST_HITS = 1 << 20  # of one document: one that repeats a benchmark without end must not fill the memory
 _EMPTY = 128  # bytes of a saved array without elements, which cannot be mapped
 
 
@@ -180,12 +181,17 @@ class BenchmarkIndex:
         return found
 
     def hits(self, text: Words) -> Hits:
-        """All n-grams and all short questions of the index that the document has."""
+        """All n-grams and all short questions of the index that the document has, up to the block of words in which
+        there are more than a million."""
+        total = 0
         columns = [(np.zeros(0, np.int64),) * 4]
         for start in range(0, len(text), _BLOCK):
             part = text.hashes[start : start + _BLOCK + self.ngram - 1]
             first, passage, place = self._grams.find(ngrams(part, self.ngram))
             columns.append((passage, first + start, place, np.full(len(first), self.ngram)))
+            total += len(first)
+            if total > _MOST_HITS:
+                break
             if self._sizes:
                 heads = np.unique(self._heads.find(ngrams(part[: _BLOCK + self._head - 1], self._head))[0])
                 if len(heads):

@@ -25,9 +25,11 @@ _NUMBERED = (
     "versions? ver v release[sd]? upgraded? updated? bump(?:ed)? patch(?:ed)? build revision rev changes policy"
     " compliance oid iso iec sections? sec chapters? clauses? figures? tables? rfc pep"
 )
+# No part of an address: what is replaced must not free the next one in a row, or a row takes as many rounds as it has.
+_ONE_DOT, _EPOCH = r"(?<![0-9.])[0-9]*\.[0-9]+", r"(?<![0-9.-])[0-9]+"
 # What stands before a version on its line: one of these words, or directly "Chrome/", "V8 ", "1.5 ", "1:", ">= ".
 _VERSION = re.compile(
-    rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|\.[0-9]+ \Z|[0-9]:\Z|[§<>=~^]\s*\Z"
+    rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|{_ONE_DOT} \Z|{_EPOCH}:\Z|[§<>=~^]\s*\Z"
 )
 _HEADING = re.compile(r"\.?[ \t]+[A-Z]")
 _LINE = 60  # characters before an address that say what it is
@@ -62,7 +64,8 @@ class Pii:
         self._config = config
 
     def clean(self, text: Text) -> tuple[str, list[Judgement]]:
-        """What guards a number (an ISBN near it) may itself be replaced, so this goes on until nothing is found."""
+        """What guards a number (an ISBN near it) may itself be replaced, so this goes on until nothing is found: a few
+        rounds, as no guard is itself an address of the guarded kind."""
         if not text.text.strip():
             return text.text, [Judgement("pii.found", 0.0)]
         now, numbers = text.text, _Numbers(text.text)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.curation.pii import Pii
+from filters.curation.pii import Pii, find
 from filters.curation.text import Text
 from schemas.curation.pii import PiiConfig
 
@@ -101,7 +101,34 @@ def test_scrubbing_twice_changes_nothing_more_and_lines_stay(text):
     assert once.count("\n") == text.count("\n")
 
 
-UNITS = ["a", "@", "a@", "a.", "1", "1.", "1-", "+1 ", "(", "a@a.", "a-", "8.8.8.8", "415-555-", "isbn "]
+@pytest.mark.parametrize("between", [" ", ":", ",", "/", "-", ", ", "\n", " - ", "|", "@", ";", "  "])
+@pytest.mark.parametrize("one", ["8.8.8.8", "a@b.co", "aa@b.co.aa", "415-555-2671", "415 555 2671", "+49 30 901820"])
+def test_rows_take_few_rounds(one, between, monkeypatch):
+    rounds = []
+    monkeypatch.setattr("filters.curation.pii.find", lambda text, kinds: rounds.append(1) or find(text, kinds))
+    scrub(between.join([one] * 200))
+    assert len(rounds) <= 4
+
+
+UNITS = [
+    "a",
+    "@",
+    "a@",
+    "a.",
+    "1",
+    "1.",
+    "1-",
+    "+1 ",
+    "(",
+    "a@a.",
+    "a-",
+    "8.8.8.8",
+    "415-555-",
+    "isbn ",
+    "8.8.8.8 ",
+    "8.8.8.8:",
+    "415-555-2671 ",
+]
 
 
 @pytest.mark.parametrize("unit", [*UNITS, "+" + "1" * 30 + " ", "+1" + " 1" * 30])
