@@ -12,8 +12,9 @@ import yaml
 from pipelines.catalog import connect
 from pipelines.runs import versions
 from pipelines.stages import Context
+from schemas.curation.contamination import MatchConfig
 from schemas.ids import digest
-from schemas.recipe import Export
+from schemas.recipe import Export, Recipe
 
 _MARK = "longloom"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -52,7 +53,8 @@ GROUP BY tokens ORDER BY tokens"""
 _DOCUMENTS = """
 SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS documents,
        sum(chars)::BIGINT AS chars, sum(tokens)::BIGINT AS tokens
-FROM documents GROUP BY ALL ORDER BY ALL"""
+FROM documents {where} GROUP BY ALL ORDER BY ALL"""
+_CURATED = "WHERE document_id IN (SELECT document_id FROM curated)"
 _INSTRUCTIONS = """
 SELECT source, language, json_extract_string(metadata, '$.licence') AS licence, count(*) AS instructions
 FROM instructions GROUP BY ALL ORDER BY ALL"""
@@ -91,7 +93,8 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
             names = header or [column[0] for column in cursor.description or []]
             return _table(names, cursor.fetchall())
 
-        sources = [*connection.execute(_DOCUMENTS).fetchall(), *connection.execute(_INSTRUCTIONS).fetchall()]
+        documents = _DOCUMENTS.replace("{where}", "" if context.recipe.curate is None else _CURATED)
+        sources = [*connection.execute(documents).fetchall(), *connection.execute(_INSTRUCTIONS).fetchall()]
         lengths = ["method", "answer min", "25%", "median", "75%", "max", "prompt min", "median", "max"]
         pair_lengths = ["method", "text", "min", "25%", "median", "75%", "max"]
         depths = table(_DEPTHS)
@@ -103,7 +106,7 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
             "Preferences": table(_PREFERENCES),
             "Lengths of preferences in characters": table(_PAIR_LENGTHS, pair_lengths),
             **({"Verifiable tasks: evidence by depth and length in tokens": depths} if depths != "none" else {}),
-            "Documents: sources and licences": table(_DOCUMENTS),
+            "Documents: sources and licences": table(documents),
             "Instructions: sources and licences": table(_INSTRUCTIONS),
             "What became of every row": table(_STATES),
             "Model calls": table(_REQUESTS),
@@ -166,7 +169,7 @@ def _body(sections: dict[str, str], context: Context) -> str:
     recipe = context.recipe
     facts = [
         ("recipe", recipe.name), ("recipe hash", context.recipe_hash), ("seed", recipe.seed),
-        ("decontamination", "none"), *((name, version) for name, version in versions().items()),
+        ("decontamination", _decontamination(recipe)), *((name, version) for name, version in versions().items()),
     ]  # fmt: skip
     parts = [f"# {_escape(recipe.name)}\n\n{_escape(recipe.description)}\n"]
     parts += [f"## {title}\n\n{text}\n" for title, text in sections.items()]
@@ -175,6 +178,17 @@ def _body(sections: dict[str, str], context: Context) -> str:
     # Indented code: no run of back-ticks in a source name can close it.
     parts.append("## Recipe with all defaults\n\n" + "\n".join(f"    {line}" for line in recipe_json.split("\n")))
     return "\n".join(parts) + "\n"
+
+
+def _decontamination(recipe: Recipe) -> str:
+    """Against which benchmarks, by which n-grams; what was found is in the table of states."""
+    rules = [] if recipe.curate is None else recipe.curate.document_rules
+    named = [
+        f"{rule.rule} of {', '.join(one.name for one in rule.benchmarks)} ({rule.ngram}-grams)"
+        for rule in rules
+        if isinstance(rule, MatchConfig)
+    ]
+    return "; ".join(named) or "none"
 
 
 def _table(names: list[str], rows: list[Any]) -> str:

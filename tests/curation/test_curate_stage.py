@@ -178,6 +178,8 @@ def test_leaks_languages_and_addresses(leaking):
     ((text,),) = rows(workspace, "SELECT text FROM documents WHERE metadata LIKE '%cleaned_from%'")
     assert text.endswith("\nWrite to [EMAIL_1] or [EMAIL_1] about [IP_1].\n")
     assert len(rows(workspace, "SELECT * FROM curated")) == 2
+    card = (workspace.exports / "out" / "README.md").read_text("utf-8")
+    assert "| decontamination | contamination of exam (13-grams) |" in card
 
 
 def test_a_changed_benchmark_judges_again_and_a_missing_one_is_named(leaking, tmp_path):
