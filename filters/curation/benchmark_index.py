@@ -122,7 +122,8 @@ def _save_grams(folder: Path, kind: str, texts: list[tuple[int, Array]], boilerp
     for bit in _bits(unique):
         np.bitwise_or.at(table, _slots(unique, len(table)), np.uint64(1) << bit)
     starts = np.append(starts, len(hashes)).astype(np.int64)
-    for name, array in zip(_ARRAYS, (unique, starts, owner, place, table), strict=True):
+    arrays: list[Array] = [unique, starts, owner, place, table]
+    for name, array in zip(_ARRAYS, arrays, strict=True):
         np.save(folder / f"{kind}_{name}.npy", array)
 
 
