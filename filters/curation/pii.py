@@ -27,9 +27,11 @@ _NUMBERED = (
 )
 # No part of an address: what is replaced must not free the next one in a row, or a row takes as many rounds as it has.
 _ONE_DOT, _EPOCH = r"(?<![0-9.])[0-9]*\.[0-9]+", r"(?<![0-9.-])[0-9]+"
-# What stands before a version on its line: one of these words, or directly "Chrome/", "V8 ", "1.5 ", "1:", ">= ".
+# What stands before a version on its line: one of these words, or directly "Chrome/", "V8 ", "1.5 ", "1:", ">= ", or
+# "x > "; not "SRC=" of a log, "<td>", or "> " of a reply.
+_COMPARED = r"(?:[<>=~^!]=|<<|>>|[§~^]|\w +[<>])\s*"
 _VERSION = re.compile(
-    rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|{_ONE_DOT} \Z|{_EPOCH}:\Z|[§<>=~^]\s*\Z"
+    rf"(?i)\b(?:{'|'.join(_NUMBERED.split())})\b|[A-Za-z]/\Z|[A-Za-z][0-9]+ \Z|{_ONE_DOT} \Z|{_EPOCH}:\Z|{_COMPARED}\Z"
 )
 _HEADING = re.compile(r"\.?[ \t]+[A-Z]")
 _LINE = 60  # characters before an address that say what it is
@@ -165,7 +167,8 @@ def _phones(text: str) -> Iterator[Found]:
         else:
             good = not (" " in found[0] and (line[0][-2:-1].isdigit() or line[1][1:2].isdigit()))  # one of many numbers
         if good and not _BOOK.search(before + after) and "#" not in line[0] + line[1]:
-            yield Found("phone", found.start(), found.end(), digits[-10:])
+            key = digits if found[0].startswith("+") else f"1{digits[-10:]}"  # what has no + is of the US
+            yield Found("phone", found.start(), found.end(), key)
 
 
 def _international(groups: list[str], digits: int) -> bool:
