@@ -56,6 +56,12 @@ def test_a_text_without_letters_has_no_language(text):
     assert judge(text)["language.windows"].keep
 
 
+@pytest.mark.parametrize("code", ["eng", "EN", "English", "en-us", ""])
+def test_what_is_no_code_of_the_column_is_refused(code):
+    with pytest.raises(ValueError, match="keep"):
+        LanguageConfig(rule="language", keep=["en", code])
+
+
 def test_a_long_text_is_read_in_some_windows_only():
     assert judge(ENGLISH * 20_000)["language.windows"].value == 32
 

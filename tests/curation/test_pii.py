@@ -29,6 +29,10 @@ def scrub(text, **options):
         ("1 (800) 234-5678", "[PHONE_1]"),
         ("# a comment\ndoing 415-555-2671", "# a comment\ndoing [PHONE_1]"),
         ("8.8.8.8-8.8.8.12", "[IP_1]-[IP_2]"),
+        ("(415) 555-2671 (212) 555-2671 (415) 555-2671", "[PHONE_1] [PHONE_2] [PHONE_1]"),
+        ("SRC=8.8.8.8 dns = 8.8.4.4", "SRC=[IP_1] dns = [IP_2]"),
+        ("<td>8.8.8.8</td>\n> 8.8.4.4", "<td>[IP_1]</td>\n> [IP_2]"),
+        ("+44 20 7946 0958, (207) 946-0958, +1 207 946 0958", "[PHONE_1], [PHONE_2], [PHONE_2]"),
     ],
 )
 def test_personal_data_is_replaced(text, wanted):
@@ -41,6 +45,7 @@ def test_personal_data_is_replaced(text, wanted):
         "192.168.0.1 10.0.0.1 127.0.0.1 203.0.113.7 999.1.1.1 1.2.3.4.5 08.8.8.8 224.0.1.1",
         "v1.2.3.4 version 1.2.3.4, Version: 1.2.3.4, Chrome/91.0.44.124 lib>=1.2.3.4 section 8.8.8.8 1.2.3.4-beta",
         "8.8.8.8 Heading of a section",
+        "x > 1.2.3.4, x >=1.2.3.4, x==1.2.3.4, x << 1.2.3.4, x~=1.2.3.4, 1:1.2.3.4, 1.5 1.2.3.4, § 1.2.3.4",
         " " * 80 + "2.1.1.1. Heading",
         "update V8 to 4.4.63.9, Debian Policy 4.1.2.0",
         "from V8 4.2.77.18; XFree86 4.3.99.16 (<< 1:1.3.0.1-15) x (1.2.1.2-2)",
@@ -101,8 +106,10 @@ def test_scrubbing_twice_changes_nothing_more_and_lines_stay(text):
     assert once.count("\n") == text.count("\n")
 
 
-@pytest.mark.parametrize("between", [" ", ":", ",", "/", "-", ", ", "\n", " - ", "|", "@", ";", "  "])
-@pytest.mark.parametrize("one", ["8.8.8.8", "a@b.co", "aa@b.co.aa", "415-555-2671", "415 555 2671", "+49 30 901820"])
+@pytest.mark.parametrize("between", ["", " ", ":", ",", "/", "-", ", ", "\n", " - ", "|", "@", ";", "  "])
+@pytest.mark.parametrize(
+    "one", ["8.8.8.8", "a@b.co", "aa@b.co.aa", "415-555-2671", "415 555 2671", "+49 30 901820", "(415) 555-2671"]
+)
 def test_rows_take_few_rounds(one, between, monkeypatch):
     rounds = []
     monkeypatch.setattr("filters.curation.pii.find", lambda text, kinds: rounds.append(1) or find(text, kinds))
