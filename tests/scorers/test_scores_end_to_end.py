@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 from transformers import AutoTokenizer
@@ -349,7 +350,8 @@ def test_the_queries_of_the_documentation_run(done):
     queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "scoring.md").read_text("utf-8"), re.DOTALL)
     statements = [one for text in queries for one in re.split(r"^(?=-- )", text, flags=re.MULTILINE) if one.strip()]
     assert len(statements) == 2
-    for statement in statements:
-        rows(workspace, statement)
-    best = next(one for one in statements if "30%" in one)
-    assert len(rows(workspace, best)) == 3  # of 8
+    lowest, both = (rows(workspace, statement) for statement in statements)
+    scored = rows(workspace, "SELECT row_id, cd_doc_lift FROM scores_context_dependency WHERE cd_doc IS NOT NULL")
+    assert 0 < len(lowest) < len(scored) and min(lift for _, lift in scored) in [lift for _, lift in lowest]
+    assert all(lift > median(lift for _, lift in scored) for _, _, lift in both)
+    assert [rank for _, rank, _ in both] == sorted(rank for _, rank, _ in both) != []
