@@ -12,10 +12,13 @@ from pipelines.export import ExportStage
 from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.methods import generate_stages
+from pipelines.mix import mix_stages
+from pipelines.pack import pack_stages
 from pipelines.runs import RunRecord, new_run_id, recipe_hash
 from pipelines.score import score_stages
 from pipelines.select import select_stages
 from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute, run_directly
+from pipelines.tokenise import tokenise_stages
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 from schemas.loading import load_recipe
@@ -34,11 +37,12 @@ def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     score = score_stages(recipe.score, made, engines)
     scored = [stage.name for stage in score]
     select = select_stages(recipe, made, scored)
+    trained = [*tokenise_stages(recipe, made), *mix_stages(recipe), *pack_stages(recipe)]
     export = []
     for config in recipe.export:
         selection = [] if config.select is None else [f"select.{config.select}"]
         export.append(ExportStage(config, [*made, *scored, *selection]))
-    return [*documents_first(recipe), *generate, *score, *select, *export]
+    return [*documents_first(recipe), *generate, *score, *select, *trained, *export]
 
 
 PREVIEW = "preview"

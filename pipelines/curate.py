@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 from pipelines.beam import BeamExecutor
 from pipelines.benchmark_texts import benchmark_facts, built_index
 from pipelines.code_version import code_version
-from pipelines.curate_shard import Job, Shard, judge_shard
+from pipelines.curate_shard import Job, judge_shard
 from pipelines.curated import CORPUS, RULES
 from pipelines.duplicates import Corpus, Search
 from pipelines.manifest import UnitRecord
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
-from pipelines.shards import Part, TableWriter, write_rows
+from pipelines.shards import Part, TableWriter, shards, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.curation import Curate, DocumentRule, Embedded
 from schemas.curation.contamination import MatchConfig
@@ -75,7 +75,7 @@ class RulesStage(Stage):
         units = []
         for part in context.upstream("ingest").parts("documents"):
             path = context.workspace.root / part.file
-            for shard in _shards(path, part, self.config.shard_bytes):
+            for shard in shards(path, part, self.config.shard_bytes):
                 facts = [settings, digest_of(path), list(shard.groups)]
                 units.append(Unit(shard.name, digest(facts), shard.rows, shard))
         return units
@@ -105,21 +105,6 @@ class RulesStage(Stage):
         if self._executor is not None:
             self._executor.close()
             self._executor = None
-
-
-def _shards(path: Path, part: Part, shard_bytes: int) -> Iterator[Shard]:
-    """Runs of row groups of about so many bytes of text."""
-    stem = path.stem.removeprefix("part-")
-    metadata = pq.read_metadata(path)
-    groups: list[int] = []
-    held = 0
-    for group in range(metadata.num_row_groups):
-        groups.append(group)
-        held += metadata.row_group(group).total_byte_size
-        if held >= shard_bytes or group == metadata.num_row_groups - 1:
-            rows = sum(metadata.row_group(one).num_rows for one in groups)
-            yield Shard(f"{stem}-{groups[0]:05d}", part.file, tuple(groups), rows)
-            groups, held = [], 0
 
 
 def digest_of(path: Path) -> str:

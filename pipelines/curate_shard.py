@@ -21,7 +21,7 @@ from filters.curation.registry import load_rule
 from filters.curation.text import Judgement, Text
 from generators.models import load_tokenizer
 from pipelines.duplicates import signatures
-from pipelines.shards import TableWriter
+from pipelines.shards import Shard, TableWriter
 from schemas.curation import parse_rule
 from schemas.curation.duplicates import Duplicates
 from schemas.ids import canonical_json, content_id
@@ -32,16 +32,6 @@ MAX_CHARS = 50_000_000  # of one document: rules take up to 30 bytes for each
 _BATCH_CHARS, _BATCH_ROWS = 300_000, 2_000  # documents that are judged together: quick, and still in the cache
 _BATCH_LINES = 50_000
 _LONG_DETAIL = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Row groups of a part of `documents`. `name` ends its parts' names."""
-
-    name: str
-    file: str
-    groups: tuple[int, ...]
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)

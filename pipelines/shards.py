@@ -1,6 +1,6 @@
 """Parquet parts of tables: `tables/<table>/part-<unit>-<number>.parquet`, written whole or not at all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,31 @@ class Part:
     table: str
     file: str
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Row groups of a part: the work of one process at a time. `name` ends the names of what it makes."""
+
+    name: str
+    file: str
+    groups: tuple[int, ...]
+    rows: int
+
+
+def shards(path: Path, part: Part, shard_bytes: int) -> Iterator[Shard]:
+    """Runs of row groups of about so many bytes, before compression."""
+    stem = path.stem.removeprefix("part-")
+    metadata = pq.read_metadata(path)
+    groups: list[int] = []
+    held = 0
+    for group in range(metadata.num_row_groups):
+        groups.append(group)
+        held += metadata.row_group(group).total_byte_size
+        if held >= shard_bytes or group == metadata.num_row_groups - 1:
+            rows = sum(metadata.row_group(one).num_rows for one in groups)
+            yield Shard(f"{stem}-{groups[0]:05d}", part.file, tuple(groups), rows)
+            groups, held = [], 0
 
 
 class TableWriter:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ class Workspace:
         self.manifests = self.root / "manifests"
         self.exports = self.root / "exports"
         self.logs = self.root / "logs"
+        self.scratch = self.root / ".scratch"  # of a running stage
 
     def manifest(self, stage: str) -> Path:
         return self.manifests / f"{stage}.json"
@@ -44,4 +46,5 @@ class Workspace:
             handle.write(str(os.getpid()))
             handle.flush()
             remove_leftovers(self.root)
+            shutil.rmtree(self.scratch, ignore_errors=True)
             yield

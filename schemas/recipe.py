@@ -12,7 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from schemas.curation import Curate
 from schemas.engines import EngineConfig, OpenAIEngine
 from schemas.methods import MethodConfig
+from schemas.mix import Mix
 from schemas.model import Model, Positive, Slug, suggestion
+from schemas.pack import Pack
 from schemas.scores import (
     DocumentScorer,
     Evidence,
@@ -26,6 +28,7 @@ from schemas.scores import (
 )
 from schemas.select import Select, place_of
 from schemas.sources import AnySource
+from schemas.tokenise import Tokenise
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -70,7 +73,8 @@ class Export(Model):
 
 
 class Recipe(Model):
-    """What to build. Stages run in this order: ingest, curate, generate, score, select (each in turn), export."""
+    """What to build. Stages run in this order: ingest, curate, generate, score, select (each in turn), tokenise, mix,
+    pack, export."""
 
     name: Slug
     description: str = ""
@@ -83,6 +87,9 @@ class Recipe(Model):
     generate: tuple[MethodConfig, ...] = ()
     score: tuple[ScoreConfig, ...] = ()
     select: tuple[Select, ...] = ()
+    tokenise: tuple[Tokenise, ...] = ()
+    mix: tuple[Mix, ...] = ()
+    pack: tuple[Pack, ...] = ()
     export: tuple[Export, ...] = ()
 
     @model_validator(mode="after")
@@ -94,6 +101,9 @@ class Recipe(Model):
             ("generate", [g.name for g in self.generate]),
             ("score", [s.name for s in self.score]),
             ("select", [s.name for s in self.select]),
+            ("tokenise", [t.name for t in self.tokenise]),
+            ("mix", [m.name for m in self.mix]),
+            ("pack", [p.name for p in self.pack]),
             ("export", [e.name for e in self.export]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -107,6 +117,10 @@ class Recipe(Model):
             self._check_score(score, self.score[:number])
         for select in self.select:
             self._check_select(select)
+        for tokenise in self.tokenise:
+            self._check_tokenise(tokenise)
+        for reader in (*self.mix, *self.pack):
+            self._check_reads_tokens(reader)
         methods = {generator.method for generator in self.generate}
         for export in self.export:
             for method in export.methods or ():
@@ -138,6 +152,54 @@ class Recipe(Model):
         except ValueError as error:
             what, word, known = error.args
             raise ValueError(f"select {select.name!r}: {what}{suggestion(word, known)}") from error
+
+    def _check_tokenise(self, entry: Tokenise) -> None:
+        who = f"tokenise {entry.name!r}"
+        if entry.tokenizer is None and self.tokenizer is None:
+            raise ValueError(f"{who}: needs a 'tokenizer', its own or the recipe's")
+        if entry.rows == "documents":
+            self._check_offered(who, "documents", entry.sources)
+            return
+        made = {str(generator.method) for generator in self.generate}
+        if not made:
+            raise ValueError(f"{who} reads samples, and the recipe generates none")
+        for method in entry.methods or ():
+            if method not in made:
+                raise ValueError(f"{who}: no step under 'generate' has the method {method!r}{suggestion(method, made)}")
+        chosen = {select.name for select in self.select if select.rows == "samples"}
+        if entry.select is not None and entry.select not in chosen:
+            close = suggestion(entry.select, chosen)
+            raise ValueError(f"{who}: no selection of samples {entry.select!r} under 'select'{close}")
+
+    def _check_reads_tokens(self, entry: Mix | Pack) -> None:
+        who = f"{type(entry).__name__.lower()} {entry.name!r}"
+        if not self.tokenise:
+            raise ValueError(f"{who} reads tokens, and the recipe has nothing under 'tokenise'")
+        known = {one.name: one for one in self.tokenise}
+        for name in entry.of:
+            if name not in known:
+                raise ValueError(f"{who}: no entry {name!r} under 'tokenise'{suggestion(name, known)}")
+        read = [known[name] for name in entry.of or known]
+        if isinstance(entry, Mix):
+            self._check_mixed(entry, read)
+        elif entry.mix is not None and entry.mix not in {mix.name for mix in self.mix}:
+            close = suggestion(entry.mix, [mix.name for mix in self.mix])
+            raise ValueError(f"{who}: no mix {entry.mix!r} under 'mix'{close}")
+
+    def _check_mixed(self, mix: Mix, read: list[Tokenise]) -> None:
+        """Every source and method that a mix names is tokenised."""
+        sources = {source.name for source in self.documents}
+        methods = {str(generator.method) for generator in self.generate}
+        offered = {
+            "source": {name for one in read if one.rows == "documents" for name in one.sources or sources},
+            "method": {name for one in read if one.rows == "samples" for name in one.methods or methods},
+        }
+        for part in mix.plan:
+            for kind, names in (("source", part.sources), ("method", part.methods)):
+                for name in names:
+                    if name not in offered[kind]:
+                        close = suggestion(name, offered[kind])
+                        raise ValueError(f"mix {mix.name!r}: no {kind} {name!r} among what is tokenised{close}")
 
     def _check_selection(self, export: Export) -> None:
         if export.select is None:

@@ -60,10 +60,33 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "row_states": _schema(row_id=_S, stage=_S, state=_S, reason=_S, detail=_S),
     "selected": _schema(row_id=_S, rank=_I, score=_F, stage=_S),
+    # loss_mask: which tokens are learnt; null: all. `kind`: document or sample.
+    "tokens": _schema(
+        row_id=_S, stage=_S, kind=_S, source=_S, method=_S, length=_I, loss_tokens=_I,
+        input_ids=pa.list_(pa.int32()), loss_mask=pa.list_(pa.bool_()),
+    ),
+    # What a mix draws, in the order of training: a line for each use of a row of `tokens`.
+    "mixture": _schema(row_id=_S, stage=_S, place=_I, source=_S, epoch=_I, length=_I),
+    # Plan and reality of each source of a mix; pipelines/mixing/report.py says what the columns mean.
+    "mixtures": _schema(
+        stage=_S, source=_S, planned_share=_F, real_share=_F, planned_tokens=_I, tokens=_I, missing_tokens=_I,
+        rows=_I, epochs=_F, group_epochs=pa.list_(_F), available_rows=_I, available_tokens=_I, too_short_rows=_I,
+        too_short_tokens=_I, too_long_rows=_I, too_long_tokens=_I,
+    ),
+    "mixture_lengths": _schema(
+        stage=_S, source=_S, tokens_from=_I, available_rows=_I, available_tokens=_I, rows=_I, tokens=_I
+    ),
+    # domain: the source of all samples in the row, null where there are several. augment: what was done to it, JSON.
     "packs": _schema(
-        pack_id=_S, input_ids=pa.list_(pa.int32()), labels=pa.list_(pa.int32()),
-        position_ids=pa.list_(pa.int32()), seq_lengths=pa.list_(pa.int32()),
-        loss_weights=pa.list_(pa.float32()), sample_ids=STRINGS,
+        stage=_S, domain=_S, length=_I, sq_cost=_I, pack_id=_S, input_ids=pa.list_(pa.int32()),
+        labels=pa.list_(pa.int32()), position_ids=pa.list_(pa.int32()), seq_lengths=pa.list_(pa.int32()),
+        loss_weights=pa.list_(pa.float32()), sample_ids=STRINGS, augment=JSON,
+    ),
+    # What a packing comes to, for each length of its rows; pipelines/packing/report.py says what the columns mean.
+    "packings": _schema(
+        stage=_S, strategy=_S, row_length=_I, rows=_I, lower_bound=_I, tokens_in=_I, tokens_out=_I, tokens_dropped=_I,
+        samples_in=_I, samples_dropped=_I, samples_cut=_I, efficiency=_F, samples_per_row=_F, packing_factor=_F,
+        sq_cost_max=_I, sq_cost_median=_F,
     ),
     "runs": _schema(
         run_id=_S, recipe=_S, recipe_hash=_S, started=pa.timestamp("us", "UTC"),
