@@ -52,11 +52,12 @@ def best_fit(lengths: Array, capacity: int) -> Array:
     """The row of each piece, int64 (n,), for lengths of 1 to `capacity`. Rows are numbered from 0; how many they are
     depends on no order of the pieces."""
     order = in_order(capacity - lengths)
-    sizes, counts = np.unique(lengths, return_counts=True)
+    counts = np.bincount(lengths)
+    sizes = np.flatnonzero(counts)[::-1]
     spaces = _Spaces(capacity)
     placed: list[int] = []  # rows of the pieces in falling order of length
     opened = 0
-    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+    for size, count in zip(sizes.tolist(), counts[sizes].tolist(), strict=True):
         while count:
             space = spaces.least(size)
             if space:

@@ -31,10 +31,13 @@ def plan(lengths: Array, config: Packing, seed: int, groups: Array | None = None
     """
     lengths = np.asarray(lengths, np.int64)
     rng = np.random.default_rng(seed)
-    group = np.zeros(len(lengths), np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
     lost, kept = _lost(lengths, config)
-    kept = kept[in_order(group[kept])]
-    lengths, group = lengths[kept], group[kept]
+    group = np.zeros(len(kept), np.int64)
+    if groups is not None:
+        group = np.unique(groups[kept], return_inverse=True)[1]
+        by_group = in_order(group)
+        kept, group = kept[by_group], group[by_group]
+    lengths = lengths[kept]
     if config.strategy == "wrapped":
         pieces, row = _wrapped(lengths, group, config.capacity)
         units = np.arange(row.max(initial=-1) + 1)

@@ -62,7 +62,9 @@ def _computed(tokens: Array, config: Packing) -> int:
     if config.strategy not in ("none", "length_group"):
         return len(tokens) * config.capacity
     size = config.group_size
-    return sum(int(batch.max()) * len(batch) for batch in np.split(tokens, range(size, len(tokens), size)) if len(batch))
+    return sum(
+        int(batch.max()) * len(batch) for batch in np.split(tokens, range(size, len(tokens), size)) if len(batch)
+    )
 
 
 def _lower_bound(plan: Plan, config: Packing) -> int:
