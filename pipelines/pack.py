@@ -65,7 +65,7 @@ class PackStage(Stage):
             items = all_rows(rows, self.config)
         else:
             parts = context.upstream(f"mix.{self._mix.name}").parts("mixture")
-            lines = [pq.ParquetFile(context.workspace.root / part.file).read(["row_id", "source"]) for part in parts]
+            lines = [pq.ParquetFile(context.workspace.root / part.file).read(["row_id", "source", "epoch"]) for part in parts]
             if not lines:
                 raise UserError(f"pack {self.config.name!r}: the mix {self._mix.name!r} has drawn no row")
             items = mixed_rows(rows, pa.concat_tables(lines), self._mix, self.config)

@@ -29,6 +29,7 @@ class Items:
     row: Ints  # place among the tokenised rows
     domain: Ints  # place in `domains`: its source, or its source in the mixture
     row_length: Ints  # of the packed rows that it goes into
+    epoch: Ints  # how often a mixture has drawn the row before
     domains: list[str]
 
 
@@ -49,18 +50,19 @@ def all_rows(rows: TokenRows, config: Pack) -> Items:
     # Samples may have no source.
     domain = pc.fill_null(rows.table["source"], "").take(pa.array(taken)).combine_chunks().dictionary_encode()
     row_length = np.full(len(taken), config.capacity)
-    return Items(taken, domain.indices.to_numpy().astype(np.int64), row_length, domain.dictionary.to_pylist())
+    codes = domain.indices.to_numpy().astype(np.int64)
+    return Items(taken, codes, row_length, np.zeros_like(taken), domain.dictionary.to_pylist())
 
 
 def mixed_rows(rows: TokenRows, mixture: pa.Table, mix: Mix, config: Pack) -> Items:
-    """`mixture`: row_id and source, in order."""
+    """`mixture`: row_id, source and epoch, in order."""
     place = pc.index_in(mixture["row_id"], rows.table["row_id"]).to_numpy().astype(np.int64)
     sources = {one.name: one.row_length or config.capacity for one in mix.plan}
     domain = pc.index_in(mixture["source"], pa.array(sources)).to_numpy().astype(np.int64)
     lengths = np.array(list(sources.values()))
     if config.strategy == "dd_buckets":
         lengths[:] = config.capacity
-    return Items(place, domain, lengths[domain], list(sources))
+    return Items(place, domain, lengths[domain], mixture["epoch"].to_numpy(), list(sources))
 
 
 def pack_plan(rows: TokenRows, items: Items, config: Pack, mix: Mix | None, seed: int) -> PackPlan:
@@ -70,7 +72,10 @@ def pack_plan(rows: TokenRows, items: Items, config: Pack, mix: Mix | None, seed
     for row_length in np.unique(items.row_length).tolist():
         here = np.flatnonzero(items.row_length == row_length)
         one = config if row_length == config.capacity else config.model_copy(update={"row_length": row_length})
-        groups = items.domain[here] if config.separate else None
+        groups = items.domain[here] if config.separate else np.zeros_like(here)
+        if config.strategy in ("bfd", "bfd_split"):
+            # Copies of a row are of one length, and best fit would put them side by side for a model to copy.
+            groups = groups * (1 + items.epoch.max(initial=0)) + items.epoch[here]
         found = _plan(lengths[here], one, derive_seed("pack", seed, row_length), groups)
         reports.append((row_length, report(found, lengths[here], one)))
         plans.append(replace(found, piece_sample=here[found.piece_sample]))

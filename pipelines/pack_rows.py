@@ -13,9 +13,9 @@ from pipelines.augment.parts import MixedRow
 from pipelines.augment.positions import PlacedRow, place
 from pipelines.augment.utk import Encode, KnotTokens, untie
 from pipelines.pack_plan import Items, PackPlan
-from pipelines.packing.arrays import offsets, ranges, sums
+from pipelines.packing.arrays import sums
 from pipelines.packing.rows import Rows, columns, make_rows, pad_rows
-from pipelines.packing.weights import piece_weights, token_weights
+from pipelines.packing.weights import piece_weights, weighted
 from pipelines.tokens import Ints, TokenRows, TokenStore
 from schemas.augment import Cip, Utk
 from schemas.ids import ID_HEX, canonical_json
@@ -50,38 +50,32 @@ class RowMaker:
         ids = self._rows.table["row_id"].take(of).to_pylist()
         row_offsets = plan.row_offsets[first : last + 1] - plan.row_offsets[first]
         augmented: list[str | None] = [None] * (last - first)
-        weights = None
         if self.config.augment is None:
-            rows, weights = self._plain(of, pieces, row_offsets)
+            rows = self._plain(of, pieces, row_offsets)
         else:
             rows, augmented = self._augmented(of, pieces, row_offsets, first, ids)
-        lists = columns(rows, weights)
         domain = self._packed.domain[first:last]
         domains = pa.array(self._items.domains, pa.string()).take(pa.array(domain, mask=domain < 0))
         squares = sums(rows.seq_lengths.astype(np.int64) ** 2, rows.row_segments)
+        no_weights = pa.nulls(last - first, pa.list_(pa.float32()))
         table = {
-            "stage": pa.array([self._stage] * (last - first)), "domain": domains, "length": np.diff(rows.row_tokens),
-            "sq_cost": squares, "pack_id": list(_pack_ids(rows)), **lists,
+            "loss_weights": no_weights, "stage": pa.array([self._stage] * (last - first)), "domain": domains, "length": np.diff(rows.row_tokens),
+            "sq_cost": squares, "pack_id": list(_pack_ids(rows)), **columns(rows),
             "sample_ids": pa.ListArray.from_arrays(pa.array(row_offsets.astype(np.int32)), pa.array(ids, pa.string())),
             "augment": pa.array(augmented, pa.string()),
         }  # fmt: skip
         return pa.table(table, schema=TABLES["packs"])
 
-    def _plain(self, of: Ints, pieces: slice, row_offsets: Ints) -> tuple[Rows, Any]:
+    def _plain(self, of: Ints, pieces: slice, row_offsets: Ints) -> Rows:
         plan, config = self._packed.plan, self.config
         lengths = plan.piece_length[pieces]
         ids, mask = self._store.gather(of, plan.piece_start[pieces], lengths)
         rows = make_rows(ids, mask, lengths, row_offsets, borders=config.strategy != "wrapped")
-        weights = None if self._weights is None else token_weights(self._weights[pieces], lengths, rows.labels)
-        if config.multiple_of == 1:
-            return rows, weights
-        padded = pad_rows(rows, config.multiple_of, self._tokenizer.pad_id, config.pad == "piece")
-        if weights is not None:
-            real = ranges(offsets(padded.seq_lengths)[:-1], padded.real_lengths)
-            spread = np.zeros(len(padded.input_ids), np.float32)
-            spread[real] = weights
-            weights = spread
-        return padded, weights
+        if self._weights is not None:
+            rows = weighted(rows, self._weights[pieces], lengths)
+        if config.multiple_of > 1:
+            rows = pad_rows(rows, config.multiple_of, self._tokenizer.pad_id, config.pad == "piece")
+        return rows
 
     def _piece_weights(self) -> Any:
         """Of all pieces of the plan. The first token of a segment is no target."""

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
 from pipelines.curated import curated_documents
-from pipelines.encoding import Encoder, make_encoder
+from pipelines.encoding import Encoded, Encoder, make_encoder
 from pipelines.manifest import UnitRecord
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
 from pipelines.select import selected_ids
 from pipelines.shards import Part, Shard, TableWriter, shards
 from pipelines.stages import Context, Stage, Unit
+from schemas.errors import UserError
 from schemas.ids import digest
 from schemas.recipe import Recipe
 from schemas.states import State
@@ -29,6 +30,7 @@ from schemas.tables import TABLES
 from schemas.tokenise import Tokenise
 
 SHARD_BYTES = 64_000_000  # of text, before compression
+_WORTH_PROCESSES = 20_000_000  # bytes of Parquet; less is done before processes have started
 _BATCH_CHARS = 2_000_000  # texts that are encoded together
 _ID = {"documents": "document_id", "samples": "sample_id"}
 _COLUMNS = {
@@ -38,6 +40,7 @@ _COLUMNS = {
 
 
 Places = npt.NDArray[np.int64]
+Ended = tuple[State, str, str]  # state, reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,18 @@ class TokeniseStage(Stage):
     def __init__(self, config: Tokenise, recipe: Recipe, makers: list[str]) -> None:
         self.config = config.model_copy(update={"tokenizer": config.tokenizer or recipe.tokenizer})
         self.name, self._makers = f"tokenise.{config.name}", makers
-        self.concurrency = cores()
         self._processes: Processes | None = None
 
     def settings(self, context: Context) -> dict[str, Any]:
         assert self.config.tokenizer is not None
-        identity = make_encoder(self.config.tokenizer, context.base_dir, fast=False).identity
+        encoder = make_encoder(self.config.tokenizer, context.base_dir, fast=False)
+        for key, number in (("bos", encoder.bos_id), ("eos", encoder.eos_id)):
+            if self.config.rows == "documents" and getattr(self.config, key) and number is None:
+                raise UserError(
+                    f"{self.name.replace('.', ' ')}: tokenizer {self.config.tokenizer!r} has no {key} token: set {key}: false"
+                )
         code = code_version("pipelines/tokenise.py", "pipelines/encoding*.py", "pipelines/encoding/*.py")
-        return {**self.config.model_dump(mode="json", exclude={"fast"}), "ids": identity, "code": code}
+        return {**self.config.model_dump(mode="json", exclude={"fast"}), "ids": encoder.identity, "code": code}
 
     def units(self, context: Context) -> list[Unit]:
         kept: SeenIds | None = None
@@ -75,6 +82,8 @@ class TokeniseStage(Stage):
         if self.config.select is not None:
             selected = pa.array(selected_ids(context, self.config.select), pa.string())
         settings = self.settings(context)
+        small = sum((context.workspace.root / part.file).stat().st_size for part in parts) < _WORTH_PROCESSES
+        self.concurrency = 1 if small else cores()
         units = []
         for part in parts:
             for shard in shards(context.workspace.root / part.file, part, SHARD_BYTES):
@@ -103,7 +112,7 @@ class TokeniseStage(Stage):
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         if self._processes is None:
-            self._processes = Processes(cores())
+            self._processes = Processes(self.concurrency)
         job = Job(context.workspace.root, context.base_dir, self.name, self.config.model_dump_json())
         done = await self._processes.call(tokenise_shard, job, *unit.work)
         for note in done["notes"]:
@@ -173,9 +182,50 @@ def _tokenised(
     rows: dict[str, list[Any]], config: Tokenise, encoder: Encoder, stage: str
 ) -> tuple[pa.Table, list[Ended]]:
     """The rows that went well in the schema of `tokens`, and how each row ended."""
+    count = len(rows["id"])
     if config.rows == "documents":
         encoded, mask = encoder.encode(rows["text"]), None
+        ids, offsets = _with_ends(encoded, encoder.bos_id if config.bos else None, encoder.eos_id if config.eos else None)
+        reasons: dict[int, str] = {}
+        learnt = np.diff(offsets)
     else:
-        conversations = [[{"role": m["role"], "content": m["content"]} for m in one] for one in rows["messages"]]
-        encoded, mask, reasons = encoder.encode_chats(conversations, [bool(one) for one in rows["loss_on_prompt"]])
-    ...
+        chats = encoder.encode_chats(rows["messages"], [bool(one) for one in rows["loss_on_prompt"]])
+        ids, offsets, mask, reasons = chats.ids, chats.offsets, chats.loss_mask, chats.reasons
+        learnt = np.diff(np.append(0, np.cumsum(mask))[offsets])
+    lengths = np.diff(offsets)
+    ended = []
+    for number, (length, targets) in enumerate(zip(lengths.tolist(), learnt.tolist(), strict=True)):
+        if number in reasons:
+            ended.append((State.FAILED, reasons[number], ""))
+        elif config.max_tokens is not None and length > config.max_tokens:
+            ended.append((State.OVER_BUDGET, "longer_than_max_tokens", f"{length} tokens"))
+        elif not targets:
+            ended.append((State.FILTERED, "nothing_to_learn", f"{length} tokens"))
+        else:
+            ended.append((State.OK, "", ""))
+    ok = pa.array([state is State.OK for state, *_ in ended])
+    begins = pa.array(offsets.astype(np.int32))
+    columns = {
+        "row_id": rows["id"], "stage": [stage] * count, "kind": [config.rows.removesuffix("s")] * count,
+        "source": rows["source"], "method": rows.get("method", [None] * count), "length": lengths, "loss_tokens": learnt,
+        "input_ids": pa.ListArray.from_arrays(begins, pa.array(ids, pa.int32())),
+        "loss_mask": pa.nulls(count, pa.list_(pa.bool_()))
+        if mask is None
+        else pa.ListArray.from_arrays(begins, pa.array(mask, pa.bool_())),
+    }  # fmt: skip
+    return pa.table(columns, schema=TABLES["tokens"]).filter(ok), ended
+
+
+def _with_ends(encoded: Encoded, bos: int | None, eos: int | None) -> tuple[npt.NDArray[np.int32], Places]:
+    """Ids and offsets of documents with the tokens that begin and end them."""
+    before, after = int(bos is not None), int(eos is not None)
+    lengths = np.diff(encoded.offsets)
+    offsets = np.append(0, np.cumsum(lengths + before + after))
+    ids = np.empty(int(offsets[-1]), np.int32)
+    text = np.ones(len(ids), bool)
+    if bos is not None:
+        ids[offsets[:-1]], text[offsets[:-1]] = bos, False
+    if eos is not None:
+        ids[offsets[1:] - 1], text[offsets[1:] - 1] = eos, False
+    ids[text] = encoded.ids
+    return ids, offsets
