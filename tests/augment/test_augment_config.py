@@ -1,6 +1,9 @@
 """The recipe's augmentations: presets, and mistakes named."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.augment import Augment, Cip, Offset, Pose, Slices
@@ -15,6 +18,11 @@ def test_presets_are_the_papers_doses_in_three_parts(name, p):
     config = PARSE({**UTK, "augment": name})
     assert (config.p, config.parts) == (p, (0, 0, 1))
     assert PARSE(config.model_dump()) == config
+
+
+def test_the_documented_section_is_right():
+    page = (Path(__file__).parents[2] / "docs" / "augment.md").read_text("utf-8")
+    assert PARSE(yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])).p == 0.3
 
 
 def test_each_kind_is_told_by_its_name():
