@@ -140,7 +140,8 @@ def _names(encode: Encode, reserved: set[int], random: Random) -> Iterator[Name]
             seen.add(ids)
             misses = 0
             yield name, ids
-        misses += 1
+        else:
+            misses += 1
     raise UserError(f"backtrace: the tokenizer has no ids of {ID_CHARACTERS} letters and digits in {ID_TOKENS} tokens")
 
 

@@ -238,6 +238,11 @@ def test_ids_are_drawn_again_where_they_need_too_many_tokens_or_were_seen():
         knot([array(range(200, 230))], utk(), encode=lambda text: encode(text * 2))
 
 
+def test_a_row_of_a_thousand_short_documents_has_three_thousand_ids():
+    made = knot([array(range(200, 210))] * 1000, utk())
+    assert len({one.id for one in made.parts}) == 3000
+
+
 def test_tokens_are_found_by_name_or_id():
     vocabulary = {"<|reserved_special_token_7|>": 128015, "<a>": 3}
     config = utk(parts=(0, 1)).model_copy(update={"knots": ("<|reserved_special_token_7|>", 5)})
