@@ -1,5 +1,4 @@
-"""Best fit decreasing (Ding et al. 2024, arXiv:2404.10830): each piece, the longest first, into the fullest row where it
-fits.
+"""Best fit decreasing (Ding et al. 2024, arXiv:2404.10830): each piece, longest first, into the fullest row it fits in.
 
 Lengths are whole numbers, so neither pieces nor rows need to be looked at one by one. Of c pieces of the same length s,
 the first goes into the row with the least free space f >= s; that row is then the fullest that fits as long as s fits.
