@@ -190,11 +190,11 @@ def test_dataset_decomposition_by_hand(length, sizes, dropped):
 
 
 def test_random_sizes_of_dataset_decomposition_have_equal_tokens_a_bucket():
-    made = plan(np.full(3000, 10**6), Packing(strategy="dd_buckets", randomize=True), 0)
+    made = plan(np.full(300, 10**6), Packing(strategy="dd_buckets", randomize=True), 0)
     long = made.piece_start < 10**6 - 2**14  # drawn, not what is left at the end
     counts = Counter(made.piece_length[long].tolist())
     shares = [counts[2**k + 1] / long.sum() for k in range(13, 7, -1)]
-    assert shares == pytest.approx([0.016, 0.032, 0.063, 0.127, 0.254, 0.508], abs=0.001)
+    assert shares == pytest.approx([0.016, 0.032, 0.063, 0.127, 0.254, 0.508], abs=0.003)
     assert max(Counter(made.piece_sample.tolist()).values()) > 1000 and covers_from_the_front(made)
 
 
