@@ -41,7 +41,7 @@ class _Spaces:
     def add(self, space: int, rows: list[int]) -> None:
         if space in self._rows:
             self._rows[space] += rows
-        else:
+        elif rows and space:
             self._rows[space] = rows
             self._words[space >> 8] |= 1 << (space & 255)
             self._used |= 1 << (space >> 8)
@@ -67,11 +67,13 @@ def best_fit(lengths: Array, capacity: int) -> Array:
                 opened += new
             each = space // size
             full, rest = divmod(min(count, each * len(rows)), each)
-            parts = (rows[:full], each), (rows[full : full + bool(rest)], rest), (rows[full + bool(rest) :], 0)
-            for some, times in parts:
-                placed += some * times
-                if some and space > times * size:
+            for number, times in ((full, each), (int(rest > 0), rest)):
+                if number:
+                    some = rows[-number:]  # from the end: the others are not copied
+                    del rows[-number:]
+                    placed += some * times
                     spaces.add(space - times * size, some)
+            spaces.add(space, rows)
             count -= full * each + rest
     result = np.empty(len(lengths), np.int64)
     result[order] = placed

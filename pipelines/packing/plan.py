@@ -24,8 +24,8 @@ class Plan:
 
 
 def plan(lengths: Array, config: Packing, seed: int, groups: Array | None = None) -> Plan:
-    """`lengths`: tokens of each sample, whole numbers (n,). `groups`: a value of each sample, (n,); a row holds samples
-    of one group, and the rows of all groups are shuffled together (training and evaluation data need a plan each).
+    """`lengths`: tokens of each sample, whole numbers (n,). `groups`: any value of each sample, array (n,); a row holds
+    samples of one group, and the rows of all groups are shuffled together (training and evaluation need a plan each).
 
     Same arguments, same plan. Wrapped and next-fit rows follow the order of the samples; how many rows best fit makes
     does not depend on it.

@@ -99,10 +99,10 @@ def pad_rows(rows: Rows, multiple: int, pad_id: int, each_piece: bool = False) -
 def unpack(rows: Rows, plan: Plan) -> tuple[Array, Array, Array, Array]:
     """The way back: samples (n,) in rising order, where each begins (n + 1,), and the input_ids and labels of all.
     Labels of the first tokens of segments are lost."""
-    kept = ranges(offsets(rows.seq_lengths)[:-1], rows.real_lengths)
+    real = ranges(offsets(rows.seq_lengths)[:-1], rows.real_lengths)
     order = np.lexsort((plan.piece_start, plan.piece_sample))
     lengths = plan.piece_length[order]
-    index = kept[ranges(offsets(plan.piece_length)[:-1][order], lengths)]
+    index = real[ranges(offsets(plan.piece_length)[:-1][order], lengths)]
     samples, first = np.unique(plan.piece_sample[order], return_index=True)
     begins = offsets(lengths)[np.append(first, len(lengths))]
     return samples, begins, rows.input_ids[index], rows.labels[index]
