@@ -24,7 +24,7 @@ class Packing(Model):
 
     none: a sample a row. bfd: best fit decreasing. bfd_split: the same, longer samples are cut (documents, not chats).
     next_fit: in the order of the samples. wrapped: all tokens in one stream, cut without regard for samples, which see
-    each other. length_group: a sample a row, in groups of like length. dd_buckets: documents cut into pieces of 2^k + 1.
+    each other. length_group: a sample a row, in groups of like length. dd_buckets: documents in pieces of 2^k + 1.
     """
 
     strategy: Strategy = "bfd"

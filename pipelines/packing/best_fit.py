@@ -1,5 +1,4 @@
-"""Best fit decreasing (Ding et al. 2024, arXiv:2404.10830): each piece, the longest first, into the fullest row where it
-fits.
+"""Best fit decreasing (Ding et al. 2024, arXiv:2404.10830): each piece, longest first, into the fullest row it fits in.
 
 Lengths are whole numbers, so neither pieces nor rows need to be looked at one by one. Of c pieces of the same length s,
 the first goes into the row with the least free space f >= s; that row is then the fullest that fits as long as s fits.
@@ -42,7 +41,7 @@ class _Spaces:
     def add(self, space: int, rows: list[int]) -> None:
         if space in self._rows:
             self._rows[space] += rows
-        else:
+        elif rows and space:
             self._rows[space] = rows
             self._words[space >> 8] |= 1 << (space & 255)
             self._used |= 1 << (space >> 8)
@@ -68,11 +67,13 @@ def best_fit(lengths: Array, capacity: int) -> Array:
                 opened += new
             each = space // size
             full, rest = divmod(min(count, each * len(rows)), each)
-            parts = (rows[:full], each), (rows[full : full + bool(rest)], rest), (rows[full + bool(rest) :], 0)
-            for some, times in parts:
-                placed += some * times
-                if some and space > times * size:
+            for number, times in ((full, each), (int(rest > 0), rest)):
+                if number:
+                    some = rows[-number:]  # from the end: the others are not copied
+                    del rows[-number:]
+                    placed += some * times
                     spaces.add(space - times * size, some)
+            spaces.add(space, rows)
             count -= full * each + rest
     result = np.empty(len(lengths), np.int64)
     result[order] = placed

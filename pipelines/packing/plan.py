@@ -1,6 +1,7 @@
 """Which tokens of which sample go into which row: decided on lengths alone, over all samples at once."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,8 +24,8 @@ class Plan:
 
 
 def plan(lengths: Array, config: Packing, seed: int, groups: Array | None = None) -> Plan:
-    """`lengths`: tokens of each sample, whole numbers (n,). `groups`: a value of each sample, (n,); a row holds samples
-    of one group, and the rows of all groups are shuffled together (training and evaluation data need a plan each).
+    """`lengths`: tokens of each sample, whole numbers (n,). `groups`: any value of each sample, array (n,); a row holds
+    samples of one group, and the rows of all groups are shuffled together (training and evaluation need a plan each).
 
     Same arguments, same plan. Wrapped and next-fit rows follow the order of the samples; how many rows best fit makes
     does not depend on it.
@@ -95,7 +96,7 @@ def _rows(lengths: Array, group: Array, config: Packing) -> tuple[Array, Array]:
     """The row of each piece, and the unit of each row: rows that stay together when units are shuffled."""
     rows, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     borders, first_row, first_unit = _borders(group), 0, 0
-    for begin, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+    for begin, end in pairwise(borders.tolist()):
         row = _one_group(lengths[begin:end], config)
         unit = np.arange(row.max() + 1) // _unit(config)
         rows.append(row + first_row)

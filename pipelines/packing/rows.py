@@ -5,6 +5,7 @@ one segment, whatever is in it. Documents that must see each other (UtK, ICLM) a
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows end to end. Row r has tokens row_tokens[r]:row_tokens[r + 1], segments row_segments[r]:row_segments[r + 1]."""
+    """Rows end to end: row r has the tokens from row_tokens[r] to before row_tokens[r + 1], its segments likewise."""
 
     input_ids: Array  # int32 (tokens,)
     labels: Array  # int32 (tokens,): of this token, so trainers shift them
@@ -98,10 +99,10 @@ def pad_rows(rows: Rows, multiple: int, pad_id: int, each_piece: bool = False) -
 def unpack(rows: Rows, plan: Plan) -> tuple[Array, Array, Array, Array]:
     """The way back: samples (n,) in rising order, where each begins (n + 1,), and the input_ids and labels of all.
     Labels of the first tokens of segments are lost."""
-    kept = ranges(offsets(rows.seq_lengths)[:-1], rows.real_lengths)
+    real = ranges(offsets(rows.seq_lengths)[:-1], rows.real_lengths)
     order = np.lexsort((plan.piece_start, plan.piece_sample))
     lengths = plan.piece_length[order]
-    index = kept[ranges(offsets(plan.piece_length)[:-1][order], lengths)]
+    index = real[ranges(offsets(plan.piece_length)[:-1][order], lengths)]
     samples, first = np.unique(plan.piece_sample[order], return_index=True)
     begins = offsets(lengths)[np.append(first, len(lengths))]
     return samples, begins, rows.input_ids[index], rows.labels[index]
@@ -130,7 +131,8 @@ def borders_show(rows: Rows) -> Array:
     least = np.minimum.reduceat(rows.position_ids, rows.row_tokens[:-1]) if len(tokens) else tokens
     jumps = np.diff(rows.position_ids, prepend=rows.position_ids[:1]) != 1
     wrong = (starts != (rows.position_ids == np.repeat(least, tokens))) | (starts < jumps)
-    return sums(wrong, rows.row_tokens) == 0
+    shown: Array = sums(wrong, rows.row_tokens) == 0
+    return shown
 
 
 def cu_seqlens(seq_lengths: Array) -> tuple[Array, int]:
@@ -146,5 +148,4 @@ def megatron_thd(seq_lengths: Array, real_lengths: Array) -> dict[str, Array | i
 
 def prolong_indices(seq_lengths: Array) -> list[tuple[int, int]]:
     """Of one row, ProLong's `indices`: first token and end of each segment."""
-    borders = offsets(seq_lengths).tolist()
-    return list(zip(borders[:-1], borders[1:], strict=True))
+    return list(pairwise(offsets(seq_lengths).tolist()))
