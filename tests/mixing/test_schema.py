@@ -1,6 +1,9 @@
 """The recipe section `mix`: what it accepts, its presets, and one clear sentence for each fault."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from schemas.loading import explain
@@ -119,3 +122,9 @@ def test_length_weights_and_epochs_come_from_the_source_then_the_mixture_then_th
     }
     assert {source.length_weights for source in Mix(**preset, length_weights=own).plan} == {own}
     assert {source.length_weights for source in Mix(name="m", total_tokens=9, sources=[A, B]).plan} == {None}
+
+
+def test_the_examples_of_the_documentation_are_valid():
+    text = (Path(__file__).parents[2] / "docs" / "mixing.md").read_text("utf-8")
+    mixes = [Mix.model_validate(mix) for mix in yaml.safe_load(text.split("```yaml")[1].split("```")[0])["mix"]]
+    assert [mix.name for mix in mixes] == ["long", "prolong"]
