@@ -165,6 +165,13 @@ def test_a_new_source_does_not_reorder_the_draws_of_the_others():
     assert kept == draws_of(before, 0)[: len(kept)]
 
 
+def test_sources_of_a_single_document_are_spread_over_the_mixture():
+    available = {"web": np.full(1000, 10), **{f"book{number}": np.array([500]) for number in range(20)}}
+    mixture = draw(available, mix(20_000, {"web": 0.5, **dict.fromkeys(list(available)[1:], 0.025)}), 4)
+    places = np.flatnonzero(mixture.source) / len(mixture.source)
+    assert len(places) == 20 and places.min() < 0.2 and places.max() > 0.8
+
+
 CODE = """
 import sys
 import numpy as np
