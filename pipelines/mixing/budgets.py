@@ -1,0 +1,106 @@
+"""How many tokens each source of a mixture gives, in total and from documents of each length, and what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import UserError
+from schemas.mix import Mix, MixSource
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The documents of one source whose lengths lie between two edges; all of them where it has no edges."""
+
+    rows: Array  # int64: their places among the rows of the source
+    lengths: Array  # int64, of the same shape: tokens
+    weight: float  # how much more often than the source's average document each is drawn
+    wanted: int  # tokens
+    limit: int  # tokens that max_epochs allows
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def missing(self) -> int:
+        return max(0, self.wanted - self.limit)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Budget:
+    """What one source shall give. `wanted`: its share of the mixture in tokens. `groups`: shortest first."""
+
+    source: MixSource
+    wanted: int
+    groups: list[Group]
+
+    @property
+    def missing(self) -> int:
+        """Tokens that the source cannot give: more than max_epochs, or no document of the lengths asked for."""
+        reached = any(group.wanted for group in self.groups)
+        return sum(group.missing for group in self.groups) if reached else self.wanted
+
+
+def length_weights(available: Sequence[int], targets: Sequence[float]) -> list[float]:
+    """For each group of lengths, target share / natural share: b/a for long and (1-b)/(1-a) for short documents
+    (Fu et al. 2402.10171, section 3). The source's expected total stays as it is. `available`: tokens of each group. A
+    group without tokens cannot reach its target, which goes to the others in proportion."""
+    total = sum(available)
+    reached = sum(target for target, tokens in zip(targets, available, strict=True) if tokens)
+    return [
+        target / reached * total / tokens if tokens and reached else 0.0
+        for target, tokens in zip(targets, available, strict=True)
+    ]
+
+
+def budget(source: MixSource, lengths: Array, total_tokens: int) -> Budget:
+    """`lengths`: int64, tokens of all rows of the source. `source`: one of `Mix.plan`."""
+    assert source.max_epochs is not None
+    wanted = round(source.share * total_tokens)
+    usable = lengths >= source.min_length
+    if source.max_length is not None:
+        usable &= lengths <= source.max_length
+    rows = np.flatnonzero(usable)
+    weights = source.length_weights
+    # side="left": a document of exactly `edge` tokens is not longer than the edge.
+    place = np.searchsorted(weights.edges if weights else [], lengths[rows], side="left")
+    members = [rows[place == number] for number in range(len(weights.targets) if weights else 1)]
+    tokens = [int(lengths[group].sum()) for group in members]
+    factors = length_weights(tokens, weights.targets if weights else [1.0])
+    groups = [
+        Group(
+            group,
+            lengths[group],
+            factor,
+            wanted=round(wanted * factor * given / sum(tokens)) if given else 0,
+            limit=int(source.max_epochs * given),
+        )
+        for group, given, factor in zip(members, tokens, factors, strict=True)
+    ]
+    return Budget(source, wanted, groups)
+
+
+def check_shortage(mix: Mix, budgets: Sequence[Budget]) -> None:
+    """Raises UserError where max_epochs leaves too little of a source, with the total that could be had."""
+    possible = mix.total_tokens
+    worst: tuple[Budget, Group] | None = None
+    for one in budgets:
+        if one.wanted and not any(group.wanted for group in one.groups):
+            raise UserError(f"mix {mix.name!r}: source {one.source.name!r} has no row of a length that it may take")
+        for group in one.groups:
+            if group.missing and (here := int(mix.total_tokens * group.limit / group.wanted)) < possible:
+                possible, worst = here, (one, group)
+    if worst is None:
+        return
+    one, group = worst
+    raise UserError(
+        f"mix {mix.name!r}: source {one.source.name!r} has {group.tokens:,} tokens in rows of "
+        f"{group.lengths.min():,} to {group.lengths.max():,} tokens, and {group.wanted:,} are wanted: "
+        f"{group.wanted / group.tokens:.4g} epochs, more than max_epochs ({one.source.max_epochs:g}); lower "
+        f"total_tokens to {possible:,} or set on_shortage: cap"
+    )
