@@ -113,11 +113,16 @@ def recipe(folder: Path, executor: str) -> Path:
 
 def measured(path: Path, workspace: Path, stage: str) -> tuple[float, float, int]:
     """Seconds, CPU seconds (children included) and the largest sum of resident bytes."""
+    command = [sys.executable, "-m", "flows", "run", str(path), "--workspace", str(workspace), "--no-prefect"]
+    return watched([*command, "--stage", stage])
+
+
+def watched(command: list[str]) -> tuple[float, float, int]:
+    """The same for any command."""
     import psutil
 
-    command = [sys.executable, "-m", "flows", "run", str(path), "--workspace", str(workspace), "--no-prefect"]
     before, start = os.times(), time.monotonic()
-    process = subprocess.Popen([*command, "--stage", stage], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         held = 0
@@ -129,7 +134,7 @@ def measured(path: Path, workspace: Path, stage: str) -> tuple[float, float, int
         peak = max(peak, held)
         time.sleep(0.1)
     if process.returncode:
-        raise SystemExit(f"stage {stage} ended with exit code {process.returncode}")
+        raise SystemExit(f"{command} ended with exit code {process.returncode}")
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return time.monotonic() - start, cpu, peak

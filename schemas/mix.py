@@ -122,6 +122,7 @@ class Mix(Model):
     """One mixture: `sources`, or a `preset` whose roles are mapped onto sources of the recipe."""
 
     name: Slug
+    of: tuple[Slug, ...] = ()  # names of tokenise entries; default: all
     total_tokens: Annotated[Positive, BeforeValidator(_tokens)]  # 20B, 500M or a number
     sources: tuple[MixSource, ...] = ()
     preset: Literal["prolong_64k", "prolong_512k", "per_source_70"] | None = None
