@@ -198,6 +198,13 @@ def test_random_sizes_of_dataset_decomposition_have_equal_tokens_a_bucket():
     assert max(Counter(made.piece_sample.tolist()).values()) > 1000 and covers_from_the_front(made)
 
 
+def test_a_size_is_drawn_only_where_the_largest_is_not_the_natural_one():
+    config = Packing(strategy="dd_buckets", randomize=True)
+    for length, sizes in ((2**14, {2**13 + 1}), (2**14 + 1, {2**k + 1 for k in range(8, 14)})):
+        made = plan(np.full(1000, length), config, 0)
+        assert set(made.piece_length[made.piece_start == 0].tolist()) == sizes
+
+
 def covers_from_the_front(made):
     order = np.lexsort((made.piece_start, made.piece_sample))
     sample, start, size = made.piece_sample[order], made.piece_start[order], made.piece_length[order]
