@@ -32,6 +32,7 @@ _SETTINGS = (
     "merges.txt",
     "chat_template*",
 )
+_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*")
 _BLOCK = 64 * 1024  # bytes of one sample of a weight file
 _BLOCKS = 16  # samples of each weight file
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -83,21 +84,21 @@ def _local_folder(ref: str, base_dir: Path) -> Path | None:
 
 
 def _from_hub(ref: str, revision: str | None) -> ResolvedModel:
-    snapshot = Path(_hub_download(ref, revision, None))
+    snapshot = Path(_hub_download(ref, revision))
     # A snapshot folder is named after its commit.
     return ResolvedModel(snapshot, ref, snapshot.name)
 
 
-def _hub_download(ref: str, revision: str | None, filename: str | None) -> str:
-    """A whole snapshot, or one file of it. What is in the local hub cache needs no network."""
+def _hub_download(ref: str, revision: str | None, files: tuple[str, ...] | None = None) -> str:
+    """A whole snapshot, or some files of it; its folder. What is in the local hub cache needs no network."""
     if _HUB_NAME.fullmatch(ref) is None:
         raise UserError(f"model {ref!r} is neither a folder, nor wheel:NAME, nor a hub name like org/model")
     import huggingface_hub
 
     try:
-        if filename is not None:
-            return huggingface_hub.hf_hub_download(ref, filename, revision=revision)
-        return huggingface_hub.snapshot_download(ref, revision=revision, ignore_patterns=["original/*", "*.pth"])
+        return huggingface_hub.snapshot_download(
+            ref, revision=revision, allow_patterns=files, ignore_patterns=["original/*", "*.pth"]
+        )
     except Exception as error:  # the hub client raises many unrelated kinds, e.g. those of its HTTP library
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"model {ref!r} is no local folder and the hub did not deliver it: {reason[0]}") from error
@@ -233,16 +234,30 @@ class _TiktokenTokenizer(TextTokenizer):
 def load_tokenizer(ref: str, base_dir: Path) -> TextTokenizer:
     """The tokenizer behind a model reference, or `tiktoken:NAME` (an encoding or an OpenAI model).
 
-    Of a hub model only tokenizer.json is downloaded. Loaded once per process. Raises UserError, naming the reference.
+    Loaded once per process. Raises UserError, naming the reference.
     """
     if ref.startswith("tiktoken:"):
-        return _TiktokenTokenizer(_tiktoken_encoding(ref))
-    if ref.startswith("wheel:") or _local_folder(ref, base_dir) is not None:
-        file = _local_tokenizer_file(ref, base_dir)
-    else:
-        file = Path(_hub_download(ref, None, "tokenizer.json"))
+        return _TiktokenTokenizer(tiktoken_encoding(ref))
+    return _FileTokenizer(read_tokenizer(ref, tokenizer_folder(ref, base_dir)))
+
+
+def tokenizer_folder(ref: str, base_dir: Path) -> Path:
+    """The folder with a model's tokenizer.json, its settings and its chat template; of a hub model only these are
+    downloaded. Raises UserError, naming the reference."""
+    folder = _local_folder(ref, base_dir)
+    if folder is None:
+        wheel = ref.startswith("wheel:")
+        folder = resolve_model(ref, base_dir).path if wheel else Path(_hub_download(ref, None, _TOKENIZER))
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"tokenizer {ref!r}: the folder {folder} holds no tokenizer.json")
+    return folder
+
+
+def read_tokenizer(ref: str, folder: Path) -> Any:
+    """A `tokenizers.Tokenizer` that cuts nothing, pads nothing and takes special tokens in a text for text."""
     from tokenizers import Tokenizer
 
+    file = folder / "tokenizer.json"
     try:
         backend = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exception
@@ -251,18 +266,17 @@ def load_tokenizer(ref: str, base_dir: Path) -> TextTokenizer:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
-    return _FileTokenizer(backend)
+    return backend
 
 
-def _local_tokenizer_file(ref: str, base_dir: Path) -> Path:
-    folder = _local_folder(ref, base_dir)
-    file = (folder or resolve_model(ref, base_dir).path) / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"tokenizer {ref!r}: the folder {file.parent} holds no tokenizer.json")
-    return file
+def named_tokens(folder: Path) -> dict[str, str]:
+    """The tokens a folder's settings name, as a chat template sees them: `bos_token`, `eos_token`, ..."""
+    named = _json(folder / "tokenizer_config.json") | _json(folder / "special_tokens_map.json")
+    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+    return {key: text for key, text in texts.items() if key.endswith("_token") and isinstance(text, str)}
 
 
-def _tiktoken_encoding(ref: str) -> Any:
+def tiktoken_encoding(ref: str) -> Any:
     import tiktoken
 
     name = ref.removeprefix("tiktoken:")

@@ -1,0 +1,108 @@
+"""Conversations as a model's chat template writes them, with what the loss counts, and nothing smuggled in.
+
+A message may quote `<|im_end|>`; in the ids it must stay text. So before rendering, a mark goes into every control token
+that a message quotes; after rendering, the control tokens without a mark were written by the template and become
+*aliases*, tokens of our own which no message holds; then the marks go. The tokenizer reads all other text as text.
+
+The loss counts what the model must say: of each assistant turn what follows the prompt that the template makes of all
+before it, up to and with the control token that ends the turn. Templates with `{% generation %}` say it themselves.
+"""
+
+import re
+from datetime import date
+from typing import Any
+
+OPEN, CLOSE, _MARK = "\ufdd0", "\ufdd1", "\ufdd2"  # Unicode keeps these free of characters, for inner use like this
+_RESERVED = re.compile(f"[{OPEN}-{_MARK}]")
+_GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
+_ROLES = ("system", "user", "assistant")
+_TODAY = date(2024, 7, 26)  # of templates that write the date: what Llama 3's say without a clock
+
+Message = dict[str, str]
+
+
+class Unrenderable(Exception):
+    """Why a conversation has no ids."""
+
+
+def alias(number: int) -> str:
+    """The text that stands for the control token with this id."""
+    return f"{OPEN}{number}{CLOSE}"
+
+
+class ChatRenderer:
+    """`template`: Jinja source. `named`: `bos_token` and its like. `controls`: control token -> id."""
+
+    def __init__(self, template: str, named: dict[str, str], controls: dict[str, int]) -> None:
+        self._template = template
+        self._named = named
+        self._controls = controls
+        self._marked = _GENERATION.search(template) is not None
+        found = "|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)) or "(?!)"
+        self._written = re.compile(found)
+        self._quoted = re.compile(f"(?=(?:{found}))(.)", re.DOTALL)  # character by character: one may overlap another
+
+    def parts(self, messages: list[Message]) -> list[tuple[str, bool]]:
+        """Texts that make up the conversation, with aliases, and whether the loss counts them. Raises Unrenderable."""
+        clean = [self._clean(message) for message in messages]
+        text, spans = self._render(clean) if self._marked else self._by_prefixes(clean)
+        parts: list[tuple[str, bool]] = []
+        place = 0
+        for start, end in spans:
+            parts += [(text[place:start], False), (text[start:end], True)]
+            place = end
+        parts.append((text[place:], False))
+        aliased = [(self._aliased(part), counts) for part, counts in parts]
+        if "".join(part for part, _ in aliased) != self._aliased(text):
+            raise Unrenderable("template_not_prefix_stable")  # a turn ends inside a control token
+        return aliased
+
+    def _clean(self, message: Message) -> Message:
+        if message["role"] not in _ROLES:
+            raise Unrenderable("unknown_role")
+        content = message["content"]
+        if _RESERVED.search(content):
+            raise Unrenderable("reserved_character")
+        marked = self._quoted.sub(rf"\1{_MARK}", content)
+        if self._written.search(marked):  # of one character: nothing to put a mark into
+            raise Unrenderable("control_character")
+        return {"role": message["role"], "content": marked}
+
+    def _aliased(self, text: str) -> str:
+        return self._written.sub(lambda match: alias(self._controls[match[0]]), text).replace(_MARK, "")
+
+    def _by_prefixes(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
+        text, _ = self._render(messages)
+        spans = []
+        for place, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, _ = self._render(messages[:place], prompt=True)
+            after = text if place + 1 == len(messages) else self._render(messages[: place + 1])[0]
+            if not (text.startswith(after) and after.startswith(before)):
+                raise Unrenderable("template_not_prefix_stable")
+            spans.append((len(before), len(before) + self._turn(after[len(before) :])))
+        return text, spans
+
+    def _turn(self, said: str) -> int:
+        """Where a turn ends: after its last control token if only blanks follow, else with its text."""
+        ends = [match.end() for match in self._written.finditer(said)]
+        return ends[-1] if ends and not said[ends[-1] :].strip() else len(said)
+
+    def _render(self, messages: list[Message], prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and what its generation marks mark."""
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        values: dict[str, Any] = {**self._named, "strftime_now": _TODAY.strftime}
+        try:
+            texts, spans = render_jinja_template(
+                [messages],
+                chat_template=self._template,
+                add_generation_prompt=prompt,
+                return_assistant_tokens_mask=self._marked,
+                **values,
+            )
+        except (TemplateError, TypeError, ValueError, LookupError) as error:  # what a template may raise
+            raise Unrenderable(f"template_refused: {str(error)[:200]}") from error
+        return texts[0], [(start, end) for start, end in spans[0]] if self._marked else []
