@@ -50,7 +50,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder or hub name of the model whose tokenizer made the rows")
     parser.add_argument("--to", default="trained", help="where the trained model goes")
     parser.add_argument("--learning-rate", type=float, default=1e-5)
-    parser.add_argument("--accumulate", type=int, default=8, help="rows in one optimiser step: the recipe's global_batch")
+    parser.add_argument(
+        "--accumulate", type=int, default=8, help="rows in one optimiser step: the recipe's global_batch"
+    )
     parser.add_argument("--max-steps", type=int, help="default: one epoch")
     return parser.parse_args(argv)
 

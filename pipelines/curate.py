@@ -24,7 +24,7 @@ from pipelines.duplicates import Corpus, Search
 from pipelines.manifest import UnitRecord
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
-from pipelines.shards import Part, TableWriter, shards, write_rows
+from pipelines.shards import Part, Shard, TableWriter, shards, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.curation import Curate, DocumentRule, Embedded
 from schemas.curation.contamination import MatchConfig

@@ -51,7 +51,9 @@ class PackStage(Stage):
         self._opening = threading.Lock()
 
     def settings(self, context: Context) -> dict[str, Any]:
-        code = code_version("pipelines/pack*.py", "pipelines/packing/*.py", "pipelines/augment/*.py", "pipelines/tokens.py")
+        code = code_version(
+            "pipelines/pack*.py", "pipelines/packing/*.py", "pipelines/augment/*.py", "pipelines/tokens.py"
+        )
         return {**self.config.model_dump(mode="json"), "seed": context.recipe.seed, "code": code}
 
     def units(self, context: Context) -> list[Unit]:
@@ -65,7 +67,9 @@ class PackStage(Stage):
             items = all_rows(rows, self.config)
         else:
             parts = context.upstream(f"mix.{self._mix.name}").parts("mixture")
-            lines = [pq.ParquetFile(context.workspace.root / part.file).read(["row_id", "source", "epoch"]) for part in parts]
+            lines = [
+                pq.ParquetFile(context.workspace.root / part.file).read(["row_id", "source", "epoch"]) for part in parts
+            ]
             if not lines:
                 raise UserError(f"pack {self.config.name!r}: the mix {self._mix.name!r} has drawn no row")
             items = mixed_rows(rows, pa.concat_tables(lines), self._mix, self.config)
@@ -81,7 +85,9 @@ class PackStage(Stage):
         samples = np.count_nonzero(np.asarray(rows.table["kind"]) == "sample")
         if self.config.augment is not None and samples:
             kind = self.config.augment.augment
-            raise UserError(f"pack {self.config.name!r}: 'augment: {kind}' is for documents, and {samples} rows are samples")
+            raise UserError(
+                f"pack {self.config.name!r}: 'augment: {kind}' is for documents, and {samples} rows are samples"
+            )
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         if unit.key == ACCOUNT:
@@ -128,16 +134,20 @@ class PackStage(Stage):
         settings = context.upstream(f"tokenise.{self._entries[0]}").settings
         encoder = make_encoder(settings["tokenizer"], context.base_dir)
         augment = self.config.augment
-        knots = knot_tokens(augment, encoder.token_id) if isinstance(augment, Utk) else None
+        knots = knot_tokens(augment, encoder.control_id) if isinstance(augment, Utk) else None
         if knots is not None:
-            self._check_reserved([*knots.knots, *knots.backtrace])
-        tokenizer = Tokenizer(encoder.pad_id, lambda text: encoder.encode([text]).ids.tolist(), knots)
+            self._check_reserved(encoder.vocab_size, [*knots.knots, *knots.backtrace])
+        tokenizer = Tokenizer(encoder.eos_id or 0, lambda text: encoder.encode([text]).ids.tolist(), knots)
         return RowMaker(self.config, self.name, context.recipe.seed, rows, items, packed, self._store, tokenizer)
 
-    def _check_reserved(self, reserved: list[int]) -> None:
+    def _check_reserved(self, vocab_size: int, reserved: list[int]) -> None:
         """A document that holds a knot token would be tied to others. Text never becomes a control token, so this
         happens only where an ordinary token was made a knot."""
         assert self._planned is not None and self._store is not None
+        if max(reserved) >= vocab_size:
+            raise UserError(
+                f"pack {self.config.name!r}: the tokenizer has {vocab_size} tokens, and 'augment' names {max(reserved)}"
+            )
         hit = self._store.rows_with(reserved)
         if len(hit):
             row_id = self._planned[0].table["row_id"][int(hit[0])].as_py()

@@ -68,7 +68,9 @@ def mixed_rows(rows: TokenRows, mixture: pa.Table, mix: Mix, config: Pack) -> It
 def pack_plan(rows: TokenRows, items: Items, config: Pack, mix: Mix | None, seed: int) -> PackPlan:
     """The rows of each row length are packed by themselves, then shuffled together."""
     lengths = rows.lengths[items.row]
-    plans, lost, reports = [], {}, []
+    plans: list[Plan] = []
+    lost: dict[str, Ints] = {}
+    reports = []
     for row_length in np.unique(items.row_length).tolist():
         here = np.flatnonzero(items.row_length == row_length)
         one = config if row_length == config.capacity else config.model_copy(update={"row_length": row_length})
@@ -116,8 +118,11 @@ def _joined(plans: list[Plan]) -> Plan:
         nothing = np.zeros(0, np.int64)
         return Plan(nothing, nothing, nothing, np.zeros(1, np.int64), {})
     counts = np.concatenate([np.diff(one.row_offsets) for one in plans])
-    names = ("piece_sample", "piece_start", "piece_length")
-    return Plan(*(np.concatenate([getattr(one, name) for one in plans]) for name in names), offsets(counts), {})
+    samples, starts, lengths = (
+        np.concatenate([getattr(one, name) for one in plans])
+        for name in ("piece_sample", "piece_start", "piece_length")
+    )
+    return Plan(samples, starts, lengths, offsets(counts), {})
 
 
 def _in_order(whole: Plan, order: Ints) -> Plan:
@@ -136,9 +141,7 @@ def _domains(whole: Plan, items: Items) -> Ints:
     return np.where(least == most, least, -1)
 
 
-def _lost_rows(
-    rows: TokenRows, items: Items, whole: Plan, lost: dict[str, Ints], mix: Mix | None
-) -> dict[str, Ints]:
+def _lost_rows(rows: TokenRows, items: Items, whole: Plan, lost: dict[str, Ints], mix: Mix | None) -> dict[str, Ints]:
     reason = np.full(len(rows.table), "" if mix is None else "not_in_mix", object)
     reason[rows.again] = "made_twice"
     for why, places in lost.items():

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,7 @@ class TokeniseStage(Stage):
         self.config = config.model_copy(update={"tokenizer": config.tokenizer or recipe.tokenizer})
         self.name, self._makers = f"tokenise.{config.name}", makers
         self._processes: Processes | None = None
+        self._told: str | None = None
 
     def settings(self, context: Context) -> dict[str, Any]:
         assert self.config.tokenizer is not None
@@ -115,8 +115,9 @@ class TokeniseStage(Stage):
             self._processes = Processes(self.concurrency)
         job = Job(context.workspace.root, context.base_dir, self.name, self.config.model_dump_json())
         done = await self._processes.call(tokenise_shard, job, *unit.work)
-        for note in done["notes"]:
-            context.progress.note(f"{self.name}: {note}")
+        if done["note"] not in (None, self._told):
+            self._told = done["note"]
+            context.progress.note(f"{self.name}: {self._told}")
         context.progress.advance(unit.rows or 0)
         return UnitRecord(unit.fingerprint, [Part(**part) for part in done["parts"]], unit.rows or 0, done["states"])
 
@@ -130,17 +131,12 @@ def tokenise_stages(recipe: Recipe, makers: list[str]) -> list[Stage]:
     return [TokeniseStage(config, recipe, makers) for config in recipe.tokenise]
 
 
-@lru_cache(maxsize=2)  # a process reads many shards with one tokenizer
-def _encoder(reference: str, base_dir: Path, fast: bool) -> Encoder:
-    return make_encoder(reference, base_dir, fast)
-
-
 def tokenise_shard(job: Job, shard: Shard, meant: Places) -> dict[str, Any]:
     """Writes the shard's parts of `tokens` and `row_states`. Returns them as JSON (`parts`), how many rows ended in which
-    state (`states`), and what the encoder has to say (`notes`)."""
+    state (`states`), and what the encoder has to say (`note`)."""
     config = Tokenise.model_validate_json(job.config)
     assert config.tokenizer is not None
-    encoder = _encoder(config.tokenizer, job.base_dir, config.fast)
+    encoder = make_encoder(config.tokenizer, job.base_dir, config.fast)
     states: Counter[str] = Counter()
     name = f"{job.stage}-{shard.name}"
     with TableWriter(job.root, "tokens", name) as tokens, TableWriter(job.root, "row_states", name) as lines:
@@ -153,12 +149,10 @@ def tokenise_shard(job: Job, shard: Shard, meant: Places) -> dict[str, Any]:
                 )
                 states[state.value] += 1
     parts = [asdict(part) for part in (*tokens.parts, *lines.parts)]
-    return {"parts": parts, "states": dict(sorted(states.items())), "notes": list(encoder.notes)}
+    return {"parts": parts, "states": dict(sorted(states.items())), "note": encoder.note}
 
 
-def _batches(
-    root: Path, shard: Shard, config: Tokenise, meant: Places
-) -> Iterator[dict[str, list[Any]]]:
+def _batches(root: Path, shard: Shard, config: Tokenise, meant: Places) -> Iterator[dict[str, list[Any]]]:
     """Columns of the rows that are meant, some megabytes at a time. Documents are long: a few rows are read at once."""
     place, held = 0, 0
     rows: dict[str, list[Any]] = {}
@@ -184,19 +178,21 @@ def _tokenised(
     """The rows that went well in the schema of `tokens`, and how each row ended."""
     count = len(rows["id"])
     if config.rows == "documents":
-        encoded, mask = encoder.encode(rows["text"]), None
-        ids, offsets = _with_ends(encoded, encoder.bos_id if config.bos else None, encoder.eos_id if config.eos else None)
-        reasons: dict[int, str] = {}
+        encoded = encoder.encode(rows["text"])
+        ids, offsets = _with_ends(
+            encoded, encoder.bos_id if config.bos else None, encoder.eos_id if config.eos else None
+        )
         learnt = np.diff(offsets)
     else:
-        chats = encoder.encode_chats(rows["messages"], [bool(one) for one in rows["loss_on_prompt"]])
-        ids, offsets, mask, reasons = chats.ids, chats.offsets, chats.loss_mask, chats.reasons
-        learnt = np.diff(np.append(0, np.cumsum(mask))[offsets])
-    lengths = np.diff(offsets)
+        encoded = encoder.encode_chats(rows["messages"], [bool(one) for one in rows["loss_on_prompt"]])
+        ids, offsets = encoded.ids, encoded.offsets
+        assert encoded.loss_mask is not None
+        learnt = np.diff(np.append(0, np.cumsum(encoded.loss_mask))[offsets])
+    mask, lengths = encoded.loss_mask, np.diff(offsets)
     ended = []
-    for number, (length, targets) in enumerate(zip(lengths.tolist(), learnt.tolist(), strict=True)):
-        if number in reasons:
-            ended.append((State.FAILED, reasons[number], ""))
+    for reason, length, targets in zip(encoded.reasons, lengths.tolist(), learnt.tolist(), strict=True):
+        if reason is not None:  # of the text, so another run changes nothing
+            ended.append((State.FILTERED, reason.partition(": ")[0], reason.partition(": ")[2]))
         elif config.max_tokens is not None and length > config.max_tokens:
             ended.append((State.OVER_BUDGET, "longer_than_max_tokens", f"{length} tokens"))
         elif not targets:

@@ -35,7 +35,8 @@ class TokenRows:
 
     @property
     def lengths(self) -> Ints:
-        return self.table["length"].to_numpy()
+        lengths: Ints = self.table["length"].to_numpy()
+        return lengths
 
 
 def read_token_rows(context: Context, entries: tuple[str, ...]) -> TokenRows:
@@ -44,11 +45,15 @@ def read_token_rows(context: Context, entries: tuple[str, ...]) -> TokenRows:
     ids = {entry: manifest.settings["ids"] for entry, manifest in manifests.items()}
     for entry in entries:
         if ids[entry] != ids[entries[0]]:
-            raise UserError(f"tokenise {entries[0]!r} and {entry!r} have different tokenizers: they cannot be packed together")
+            raise UserError(
+                f"tokenise {entries[0]!r} and {entry!r} have different tokenizers: they cannot be packed together"
+            )
     parts = [part for manifest in manifests.values() for part in manifest.parts("tokens")]
     tables = [pq.ParquetFile(context.workspace.root / part.file).read(_FACTS) for part in parts]
     if not tables:
-        raise UserError(f"tokenise {', '.join(map(repr, entries))}: no row has become tokens, so there is nothing to pack")
+        raise UserError(
+            f"tokenise {', '.join(map(repr, entries))}: no row has become tokens, so there is nothing to pack"
+        )
     table = pa.concat_tables(tables).combine_chunks()
     codes = table["row_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
@@ -69,7 +74,9 @@ class TokenStore:
         place = 0
         with (folder / "ids").open("wb") as ids, (folder / "mask").open("wb") as masks:
             for part in rows.parts:
-                for batch in pq.ParquetFile(root / part.file).iter_batches(_BATCH_ROWS, columns=["input_ids", "loss_mask"]):
+                for batch in pq.ParquetFile(root / part.file).iter_batches(
+                    _BATCH_ROWS, columns=["input_ids", "loss_mask"]
+                ):
                     here = batch.filter(pa.array(wanted[place : place + batch.num_rows]))
                     place += batch.num_rows
                     ids.write(here.column(0).flatten().to_numpy(zero_copy_only=False).data)
@@ -103,13 +110,17 @@ def _mapped(path: Path, kind: Any) -> Any:
 
 def _mask(ids: pa.ListArray, mask: pa.ListArray) -> npt.NDArray[np.bool_]:
     """One value for each token; rows without a mask are learnt whole."""
+    learnt: npt.NDArray[np.bool_]
     if mask.null_count == len(mask):
         return np.ones(len(ids.flatten()), np.bool_)
     if mask.null_count == 0:
-        return mask.flatten().to_numpy(zero_copy_only=False)
+        learnt = mask.flatten().to_numpy(zero_copy_only=False)
+        return learnt
     lengths = ids.value_lengths().to_numpy()
     learnt = np.ones(int(lengths.sum()), np.bool_)
-    learnt[np.repeat(mask.is_valid().to_numpy(zero_copy_only=False), lengths)] = mask.flatten().to_numpy(zero_copy_only=False)
+    learnt[np.repeat(mask.is_valid().to_numpy(zero_copy_only=False), lengths)] = mask.flatten().to_numpy(
+        zero_copy_only=False
+    )
     return learnt
 
 

@@ -119,8 +119,10 @@ class Recipe(Model):
             self._check_select(select)
         for tokenise in self.tokenise:
             self._check_tokenise(tokenise)
-        for reader in (*self.mix, *self.pack):
-            self._check_reads_tokens(reader)
+        for mix in self.mix:
+            self._check_reads_tokens(mix)
+        for pack in self.pack:
+            self._check_reads_tokens(pack)
         methods = {generator.method for generator in self.generate}
         for export in self.export:
             for method in export.methods or ():
