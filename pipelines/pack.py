@@ -1,7 +1,7 @@
 """The stage pack: tokenised rows into rows of a trainer's length, in the table `packs`.
 
-The plan is made over all lengths at once. The first unit accounts for every row; each of the others writes a run of packed
-rows. Tokens lie in a scratch file meanwhile, as packed rows take them from everywhere.
+The plan is made over all lengths at once. The first unit accounts for every row; each of the others writes a run of
+packed rows. Tokens lie in a scratch file meanwhile, as packed rows take them from everywhere.
 """
 
 import asyncio
@@ -152,8 +152,8 @@ class PackStage(Stage):
         if len(hit):
             row_id = self._planned[0].table["row_id"][int(hit[0])].as_py()
             raise UserError(
-                f"pack {self.config.name!r}: {row_id} and {len(hit) - 1} other rows hold a token that 'augment' reserves: "
-                "name reserved tokens of the tokenizer"
+                f"pack {self.config.name!r}: {row_id} and {len(hit) - 1} other rows hold a token that 'augment' "
+                "reserves: name reserved tokens of the tokenizer"
             )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What goes into which packed row: the items to pack, from tokenised rows or a mixture, and the plan over all of them."""
+"""What goes into which packed row: the items to pack, of tokenised rows or a mixture, and the plan over all of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.augment.utk import overhead
 from pipelines.mixing.order import by_length, grow_p2
-from pipelines.packing.arrays import in_order, offsets, ranges, sums
+from pipelines.packing.arrays import offsets, ranges, sums
 from pipelines.packing.cuts import cut_every
 from pipelines.packing.plan import Plan, plan
 from pipelines.packing.report import Report, report

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ class RowMaker:
         squares = sums(rows.seq_lengths.astype(np.int64) ** 2, rows.row_segments)
         no_weights = pa.nulls(last - first, pa.list_(pa.float32()))
         table = {
-            "loss_weights": no_weights, "stage": pa.array([self._stage] * (last - first)), "domain": domains, "length": np.diff(rows.row_tokens),
-            "sq_cost": squares, "pack_id": list(_pack_ids(rows)), **columns(rows),
+            "loss_weights": no_weights, "stage": pa.array([self._stage] * (last - first)), "domain": domains,
+            "length": np.diff(rows.row_tokens), "sq_cost": squares, "pack_id": list(_pack_ids(rows)), **columns(rows),
             "sample_ids": pa.ListArray.from_arrays(pa.array(row_offsets.astype(np.int32)), pa.array(ids, pa.string())),
             "augment": pa.array(augmented, pa.string()),
         }  # fmt: skip
@@ -101,7 +102,7 @@ class RowMaker:
             lengths = self._rows.lengths[of]
         made: list[tuple[Any, Any, Any]] = []
         notes: list[str | None] = []
-        for number, (begin, end) in enumerate(zip(row_offsets[:-1], row_offsets[1:], strict=True)):
+        for number, (begin, end) in enumerate(pairwise(row_offsets.tolist())):
             tokens, mask = self._store.gather(of[begin:end], starts[begin:end], lengths[begin:end])
             if mixes:
                 row = self._mixed(np.split(tokens, np.cumsum(lengths[begin:end])[:-1]), first + number)

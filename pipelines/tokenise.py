@@ -67,7 +67,8 @@ class TokeniseStage(Stage):
         for key, number in (("bos", encoder.bos_id), ("eos", encoder.eos_id)):
             if self.config.rows == "documents" and getattr(self.config, key) and number is None:
                 raise UserError(
-                    f"{self.name.replace('.', ' ')}: tokenizer {self.config.tokenizer!r} has no {key} token: set {key}: false"
+                    f"tokenise {self.config.name!r}: tokenizer {self.config.tokenizer!r} has no {key} token: "
+                    f"set {key}: false"
                 )
         code = code_version("pipelines/tokenise.py", "pipelines/encoding*.py", "pipelines/encoding/*.py")
         return {**self.config.model_dump(mode="json", exclude={"fast"}), "ids": encoder.identity, "code": code}
@@ -132,8 +133,8 @@ def tokenise_stages(recipe: Recipe, makers: list[str]) -> list[Stage]:
 
 
 def tokenise_shard(job: Job, shard: Shard, meant: Places) -> dict[str, Any]:
-    """Writes the shard's parts of `tokens` and `row_states`. Returns them as JSON (`parts`), how many rows ended in which
-    state (`states`), and what the encoder has to say (`note`)."""
+    """Writes the shard's parts of `tokens` and `row_states`. Returns them as JSON (`parts`), how many rows ended in
+    which state (`states`), and what the encoder has to say (`note`)."""
     config = Tokenise.model_validate_json(job.config)
     assert config.tokenizer is not None
     encoder = make_encoder(config.tokenizer, job.base_dir, config.fast)
@@ -203,7 +204,8 @@ def _tokenised(
     begins = pa.array(offsets.astype(np.int32))
     columns = {
         "row_id": rows["id"], "stage": [stage] * count, "kind": [config.rows.removesuffix("s")] * count,
-        "source": rows["source"], "method": rows.get("method", [None] * count), "length": lengths, "loss_tokens": learnt,
+        "source": rows["source"], "method": rows.get("method", [None] * count), "length": lengths,
+        "loss_tokens": learnt,
         "input_ids": pa.ListArray.from_arrays(begins, pa.array(ids, pa.int32())),
         "loss_mask": pa.nulls(count, pa.list_(pa.bool_()))
         if mask is None

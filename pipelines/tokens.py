@@ -62,7 +62,7 @@ def read_token_rows(context: Context, entries: tuple[str, ...]) -> TokenRows:
 
 
 class TokenStore:
-    """Tokens of rows in flat scratch files: 5 bytes a token, mapped, not read. Pieces of rows are copied in any order."""
+    """Tokens of rows in flat scratch files: 5 bytes a token, mapped, not read. Pieces are copied in any order."""
 
     def __init__(self, folder: Path, root: Path, rows: TokenRows, wanted: npt.NDArray[np.bool_]) -> None:
         """`wanted`: which rows of `rows` will be asked for, bool (rows,)."""

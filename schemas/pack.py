@@ -3,7 +3,7 @@
 from pydantic import model_validator
 
 from schemas.augment import Augment, Cip, Utk
-from schemas.model import Model, Slug
+from schemas.model import Slug
 from schemas.packing import Packing
 
 

@@ -34,10 +34,10 @@ def write(folder: Path, **changes) -> Path:
     reserved = Tokenizer.from_file(str(folder / "bytes" / "tokenizer.json"))
     reserved.add_special_tokens(KNOTS)
     reserved.save(str(folder / "bytes" / "tokenizer.json"))
-    lengths = [30, 40, 60, 90, 120, 200, 270]
+    long = [texts(n + 9, words)[n + 8] for n, words in enumerate([30, 40, 60, 90, 120, 200, 270])]
     documents = [
         {"name": "short", "type": "inline", "licence": "CC0-1.0", "items": [texts(n + 1, 30)[n] for n in range(5)]},
-        {"name": "long", "type": "inline", "licence": "CC0-1.0", "items": [texts(n + 9, w)[n + 8] for n, w in enumerate(lengths)]},
+        {"name": "long", "type": "inline", "licence": "CC0-1.0", "items": long},
     ]  # fmt: skip
     return recipe(folder, documents=documents, export=[], **{"tokenise": TOKENISE, **changes})
 
@@ -61,13 +61,16 @@ def done(tmp_path_factory):
         {"name": "rejects", "strategy": "bfd", "row_length": 700, "of": ["docs"]},
         {"name": "apart", "strategy": "bfd", "row_length": 1400, "of": ["docs"], "separate": True},
         {"name": "padded", "strategy": "bfd", "row_length": 1408, "of": ["docs"], "multiple_of": 64},
-        {"name": "chats", "strategy": "bfd", "row_length": 4096, "of": ["chats"], "loss_weights": "sample", "global_batch": 2},
-        {"name": "cip", "strategy": "bfd", "row_length": 1400, "of": ["docs"], "augment": {"augment": "cip", "parts": 3}},
+        {"name": "chats", "row_length": 4096, "of": ["chats"], "loss_weights": "sample", "global_batch": 2},
+        {"name": "cip", "row_length": 1400, "of": ["docs"], "augment": {"augment": "cip", "parts": 3}},
         {
             "name": "utk", "strategy": "bfd_split", "row_length": 1400, "of": ["docs"],
             "augment": {"augment": "utk", "p": 1, "knots": KNOTS[:4], "backtrace": KNOTS[4:]},
         },
-        {"name": "pose", "strategy": "none", "row_length": 100, "of": ["docs"], "augment": {"augment": "pose", "target_length": 5000}},
+        {
+            "name": "pose", "strategy": "none", "row_length": 100, "of": ["docs"],
+            "augment": {"augment": "pose", "target_length": 5000},
+        },
     ]  # fmt: skip
     path = write(folder, pack=pack)
     run(path, folder / "workspace")
@@ -84,7 +87,7 @@ def test_documents_become_their_tokens_and_an_end(done):
     backend = Tokenizer.from_file(str(done / "bytes" / "tokenizer.json"))
     found = tables(done / "workspace", "tokens", "tokenise.docs").to_pylist()
     assert len(found) == len(rows) == 12
-    expected = {row_id: (backend.encode(text).ids + [EOS], source) for row_id, text, source in rows}
+    expected = {row_id: ([*backend.encode(text).ids, EOS], source) for row_id, text, source in rows}
     for row in found:
         assert (row["input_ids"], row["source"]) == expected[row["row_id"]]
         assert row["length"] == row["loss_tokens"] == len(row["input_ids"]) and row["loss_mask"] is None
@@ -218,7 +221,10 @@ def test_positions_of_short_rows_reach_far(done):
 
 MIX = {
     "name": "mixed", "total_tokens": 9000, "of": ["docs"], "max_epochs": 8,
-    "sources": [{"name": "a", "sources": ["short"], "share": 0.5}, {"name": "b", "sources": ["long"], "share": 0.5, "row_length": 1400}],
+    "sources": [
+        {"name": "a", "sources": ["short"], "share": 0.5},
+        {"name": "b", "sources": ["long"], "share": 0.5, "row_length": 1400},
+    ],
 }  # fmt: skip
 
 
@@ -284,15 +290,21 @@ def test_nothing_is_left_in_the_scratch_folder(done):
     ("changes", "words"),
     [
         ({"tokenise": [{"name": "docs", "rows": "documents"}]}, "tokenise 'docs': needs a 'tokenizer'"),
-        ({"tokenise": [{**TOKENISE[0], "sources": ["shrt"]}]}, "no source 'shrt' under 'documents', did you mean 'short'?"),
+        ({"tokenise": [{**TOKENISE[0], "sources": ["shrt"]}]}, "'shrt' under 'documents', did you mean 'short'?"),
         ({"tokenise": [{**TOKENISE[1], "methods": ["longqa"]}]}, "did you mean 'long_qa'?"),
         ({"tokenise": [{**TOKENISE[0], "methods": ["long_qa"]}]}, "'methods' is for rows: samples"),
         ({"tokenise": [{**TOKENISE[1], "select": "best"}]}, "no selection of samples 'best'"),
         ({"tokenise": []}, "pack 'p' reads tokens, and the recipe has nothing under 'tokenise'"),
-        ({"pack": [{"name": "p", "row_length": 9, "of": ["doc"]}]}, "no entry 'doc' under 'tokenise', did you mean 'docs'?"),
+        ({"pack": [{"name": "p", "row_length": 9, "of": ["doc"]}]}, "'doc' under 'tokenise', did you mean 'docs'?"),
         ({"pack": [{"name": "p", "row_length": 9, "mix": "m"}]}, "no mix 'm' under 'mix'"),
-        ({"mix": [{**MIX, "sources": [{"name": "a", "sources": ["shor"], "share": 1}]}]}, "no source 'shor' among what is tokenised, did you mean 'short'?"),
-        ({"pack": [{"name": "p", "row_length": 9, "augment": {"augment": "cip"}, "strategy": "wrapped"}]}, "use bfd, bfd_split or next_fit"),
+        (
+            {"mix": [{**MIX, "sources": [{"name": "a", "sources": ["shor"], "share": 1}]}]},
+            "no source 'shor' among what is tokenised, did you mean 'short'?",
+        ),
+        (
+            {"pack": [{"name": "p", "row_length": 9, "augment": {"augment": "cip"}, "strategy": "wrapped"}]},
+            "use bfd, bfd_split or next_fit",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_gets_one_sentence(tmp_path, changes, words):
@@ -304,7 +316,7 @@ def test_a_wrong_recipe_gets_one_sentence(tmp_path, changes, words):
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path):
     write(tmp_path, tokenise=[{"name": "docs", "rows": "documents", "tokenizer": "scripted"}])
-    with pytest.raises(UserError, match="tokenise docs: tokenizer 'scripted' has no eos token: set eos: false"):
+    with pytest.raises(UserError, match="tokenise 'docs': tokenizer 'scripted' has no eos token: set eos: false"):
         run(tmp_path / "recipe.yaml", tmp_path / "w")
     shutil.rmtree(tmp_path / "w")
     write(tmp_path, tokenise=[{"name": "docs", "rows": "documents", "tokenizer": "scripted", "eos": False}])
