@@ -10,6 +10,7 @@ from schemas.errors import UserError
 from schemas.mix import Mix, MixSource
 
 Array = np.ndarray[Any, Any]
+_ROUNDING = 2  # tokens: a share of a share, both rounded, is no shortage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +29,8 @@ class Group:
 
     @property
     def missing(self) -> int:
-        return max(0, self.wanted - self.limit)
+        over = self.wanted - self.limit
+        return over if over > _ROUNDING else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -130,6 +130,15 @@ def test_more_epochs_than_the_cap_are_an_error_that_names_the_total_that_can_be_
     assert lines(draw(available, mix(8_000, {"books": 0.5, "web": 0.5}), 0), available)["books"]["epochs"] == 4
 
 
+def test_rounding_of_shares_is_no_shortage():
+    weights = {"edges": [100], "targets": [0.4, 0.6]}
+    available = {"a": np.array([77, 224]), "b": np.full(50, 100)}
+    shares = {"a": {"share": 7 / 99, "length_weights": weights, "max_epochs": 1}, "b": 92 / 99}
+    with pytest.raises(UserError, match="lower total_tokens to 2,738"):
+        draw(available, mix(2845, shares), 0)
+    assert draw(available, mix(2738, shares), 0).budgets[0].groups[0].wanted == 78  # a token more than there is
+
+
 def test_a_cap_makes_the_mixture_smaller_and_says_by_how_much():
     available = {"books": np.full(10, 100), "web": np.full(1000, 100)}
     capped = draw(available, mix(10_000, {"books": 0.5, "web": 0.5}, on_shortage="cap"), 0)
@@ -220,6 +229,18 @@ def test_any_mixture(lists, parts, total, curriculum, weighted, seed):
         assert abs(off) <= lengths.max() / 2 + 3, "farther from the budget than half a document and rounding"
         assert line["tokens"] == sum(int(lengths[row]) for row, _ in pairs)
     assert (again.source == mixture.source).all()
+
+
+@given(sources_of_lengths, st.lists(st.integers(1, 9), min_size=4, max_size=4), st.integers(1000, 10**6))
+def test_the_total_that_an_error_names_can_be_had(lists, parts, total):
+    available = {f"s{number}": np.array(lengths) for number, lengths in enumerate(lists)}
+    shares = {name: part / sum(parts[: len(lists)]) for name, part in zip(available, parts, strict=False)}
+    weights = {"edges": [100], "targets": [0.4, 0.6]}
+    try:
+        draw(available, mix(total, shares, length_weights=weights), 1)
+    except UserError as error:
+        possible = int(str(error).split("lower total_tokens to ")[1].split(" or ")[0].replace(",", ""))
+        draw(available, mix(possible, shares, length_weights=weights), 1)
 
 
 @given(sources_of_lengths, st.lists(st.integers(1, 9), min_size=4, max_size=4), st.booleans())
