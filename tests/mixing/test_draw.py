@@ -150,6 +150,19 @@ def test_a_cap_makes_the_mixture_smaller_and_says_by_how_much():
     assert lines(draw(available, own, 0), available)["books"]["tokens"] == 2_500
 
 
+def test_what_one_length_of_a_capped_source_lacks_comes_from_its_others():
+    available = {"a": np.repeat([10, 200, 5000], [1000, 100, 1])}  # 10,000 and 20,000 and 5,000 tokens
+    weights = {"edges": [100, 1000], "targets": [0.2, 0.2, 0.6]}
+    plan = mix(40_000, {"a": {"share": 1, "length_weights": weights}}, on_shortage="cap", max_epochs=1)
+    line = lines(draw(available, plan, 0), available)["a"]
+    assert line["tokens"] == 35_000 and line["missing_tokens"] == 5_000
+    assert line["group_epochs"] == [1, 1, 1]
+    plan = mix(20_000, {"a": {"share": 1, "length_weights": weights}}, on_shortage="cap", max_epochs=1)
+    line = lines(draw(available, plan, 0), available)["a"]
+    assert line["tokens"] == 20_000 and line["missing_tokens"] == 0
+    assert line["group_epochs"] == [0.76, 0.37, 1]  # 4,000 and 4,000 wanted, 3,500 more from each: 7,600 and 7,400
+
+
 def test_length_limits_leave_rows_out_and_report_what_they_took():
     available = {"a": np.array([0, 9, 10, 20, 21, 500])}
     mixture = draw(available, mix(30, {"a": {"share": 1, "min_length": 10, "max_length": 20}}), 0)
