@@ -130,7 +130,7 @@ class Mix(Model):
     spread_missing: bool = False  # roles without rows give their share to the others, in proportion
     length_weights: LengthWeights | None = None  # of all sources that have none of their own
     max_epochs: Annotated[float, Field(gt=0, le=1000)] = 4
-    on_shortage: Literal["error", "cap"] = "error"  # cap: the mixture is smaller by what max_epochs refuses
+    on_shortage: Literal["error", "cap"] = "error"  # cap: a smaller mixture, by what a source lacks
     curriculum: Literal["none", "by_length", "grow_p2"] = "none"
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """How many tokens each source of a mixture gives, in total and from documents of each length, and what is missing."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from schemas.errors import UserError
 from schemas.mix import Mix, MixSource
 
 Array = np.ndarray[Any, Any]
+_ROUNDING = 2  # tokens: a share of a share, both rounded, is no shortage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +23,7 @@ class Group:
     weight: float  # how much more often than the source's average document each is drawn
     wanted: int  # tokens
     limit: int  # tokens that max_epochs allows
+    budget: int  # tokens to draw: wanted, unless a limit moved some to or from the source's other groups
 
     @property
     def tokens(self) -> int:
@@ -28,7 +31,8 @@ class Group:
 
     @property
     def missing(self) -> int:
-        return max(0, self.wanted - self.limit)
+        over = self.wanted - self.limit
+        return over if over > _ROUNDING else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +46,8 @@ class Budget:
     @property
     def missing(self) -> int:
         """Tokens that the source cannot give: more than max_epochs, or no document of the lengths asked for."""
-        reached = any(group.wanted for group in self.groups)
-        return sum(group.missing for group in self.groups) if reached else self.wanted
+        lack = self.wanted - sum(group.budget for group in self.groups)
+        return lack if lack > _ROUNDING else 0
 
 
 def length_weights(available: Sequence[int], targets: Sequence[float]) -> list[float]:
@@ -56,6 +60,20 @@ def length_weights(available: Sequence[int], targets: Sequence[float]) -> list[f
         target / reached * total / tokens if tokens and reached else 0.0
         for target, tokens in zip(targets, available, strict=True)
     ]
+
+
+def within_limits(wanted: Sequence[int], limits: Sequence[int]) -> list[int]:
+    """What each group gives. What it lacks the others give in proportion, as far as they can: a source's share of the
+    mixture matters more than its lengths. Nothing where nothing is wanted."""
+    given = [min(pair) for pair in zip(wanted, limits, strict=True)]
+    while (lack := sum(wanted) - sum(given)) > 0:
+        able = [place for place, tokens in enumerate(wanted) if tokens and given[place] < limits[place]]
+        if not able:
+            break
+        parts = sum(wanted[place] for place in able)
+        for place in able:
+            given[place] = min(limits[place], given[place] + math.ceil(lack * wanted[place] / parts))
+    return given
 
 
 def budget(source: MixSource, lengths: Array, total_tokens: int) -> Budget:
@@ -72,15 +90,12 @@ def budget(source: MixSource, lengths: Array, total_tokens: int) -> Budget:
     members = [rows[place == number] for number in range(len(weights.targets) if weights else 1)]
     tokens = [int(lengths[group].sum()) for group in members]
     factors = length_weights(tokens, weights.targets if weights else [1.0])
+    parts = [round(wanted * factor * held / (sum(tokens) or 1)) for factor, held in zip(factors, tokens, strict=True)]
+    limits = [int(source.max_epochs * held) for held in tokens]
+    given = within_limits(parts, limits)
     groups = [
-        Group(
-            group,
-            lengths[group],
-            factor,
-            wanted=round(wanted * factor * given / sum(tokens)) if given else 0,
-            limit=int(source.max_epochs * given),
-        )
-        for group, given, factor in zip(members, tokens, factors, strict=True)
+        Group(one, lengths[one], factors[place], parts[place], limits[place], given[place])
+        for place, one in enumerate(members)
     ]
     return Budget(source, wanted, groups)
 

@@ -37,8 +37,7 @@ def draw(available: Mapping[str, Array], mix: Mix, seed: int) -> Mixture:
     for number, one in enumerate(budgets):
         carried = 0
         for place, group in reversed([*enumerate(one.groups)]):
-            tokens = min(group.wanted, group.limit)
-            allowed = min(max(0, tokens + carried), group.limit)
+            allowed = min(max(0, group.budget + carried), group.limit)
             key = (seed, one.source.name, place)
             taken, epoch = _take(group, allowed, key)
             rows.append(group.rows[taken])
@@ -47,7 +46,7 @@ def draw(available: Mapping[str, Array], mix: Mix, seed: int) -> Mixture:
             sources.append(np.full(len(taken), number, np.int16))
             phases.append(derive_seed("phase", *key) / 2**31)
             # What whole rows left over, shorter ones can give or save.
-            carried += tokens - int(lengths[-1].sum())
+            carried += group.budget - int(lengths[-1].sum())
     order = interleave(lengths, phases)
     if mix.curriculum != "none":
         order = order[_CURRICULA[mix.curriculum](np.concatenate(lengths)[order])]

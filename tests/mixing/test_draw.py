@@ -130,6 +130,15 @@ def test_more_epochs_than_the_cap_are_an_error_that_names_the_total_that_can_be_
     assert lines(draw(available, mix(8_000, {"books": 0.5, "web": 0.5}), 0), available)["books"]["epochs"] == 4
 
 
+def test_rounding_of_shares_is_no_shortage():
+    weights = {"edges": [100], "targets": [0.4, 0.6]}
+    available = {"a": np.array([77, 224]), "b": np.full(50, 100)}
+    shares = {"a": {"share": 7 / 99, "length_weights": weights, "max_epochs": 1}, "b": 92 / 99}
+    with pytest.raises(UserError, match="lower total_tokens to 2,738"):
+        draw(available, mix(2845, shares), 0)
+    assert draw(available, mix(2738, shares), 0).budgets[0].groups[0].wanted == 78  # a token more than there is
+
+
 def test_a_cap_makes_the_mixture_smaller_and_says_by_how_much():
     available = {"books": np.full(10, 100), "web": np.full(1000, 100)}
     capped = draw(available, mix(10_000, {"books": 0.5, "web": 0.5}, on_shortage="cap"), 0)
@@ -139,6 +148,19 @@ def test_a_cap_makes_the_mixture_smaller_and_says_by_how_much():
     assert books["real_share"] == 4 / 9 and books["planned_share"] == 0.5
     own = mix(10_000, {"books": {"share": 0.5, "max_epochs": 2.5}, "web": 0.5}, on_shortage="cap")
     assert lines(draw(available, own, 0), available)["books"]["tokens"] == 2_500
+
+
+def test_what_one_length_of_a_capped_source_lacks_comes_from_its_others():
+    available = {"a": np.repeat([10, 200, 5000], [1000, 100, 1])}  # 10,000 and 20,000 and 5,000 tokens
+    weights = {"edges": [100, 1000], "targets": [0.2, 0.2, 0.6]}
+    plan = mix(40_000, {"a": {"share": 1, "length_weights": weights}}, on_shortage="cap", max_epochs=1)
+    line = lines(draw(available, plan, 0), available)["a"]
+    assert line["tokens"] == 35_000 and line["missing_tokens"] == 5_000
+    assert line["group_epochs"] == [1, 1, 1]
+    plan = mix(20_000, {"a": {"share": 1, "length_weights": weights}}, on_shortage="cap", max_epochs=1)
+    line = lines(draw(available, plan, 0), available)["a"]
+    assert line["tokens"] == 20_000 and line["missing_tokens"] == 0
+    assert line["group_epochs"] == [0.76, 0.37, 1]  # 4,000 and 4,000 wanted, 3,500 more from each: 7,600 and 7,400
 
 
 def test_length_limits_leave_rows_out_and_report_what_they_took():
@@ -220,6 +242,18 @@ def test_any_mixture(lists, parts, total, curriculum, weighted, seed):
         assert abs(off) <= lengths.max() / 2 + 3, "farther from the budget than half a document and rounding"
         assert line["tokens"] == sum(int(lengths[row]) for row, _ in pairs)
     assert (again.source == mixture.source).all()
+
+
+@given(sources_of_lengths, st.lists(st.integers(1, 9), min_size=4, max_size=4), st.integers(1000, 10**6))
+def test_the_total_that_an_error_names_can_be_had(lists, parts, total):
+    available = {f"s{number}": np.array(lengths) for number, lengths in enumerate(lists)}
+    shares = {name: part / sum(parts[: len(lists)]) for name, part in zip(available, parts, strict=False)}
+    weights = {"edges": [100], "targets": [0.4, 0.6]}
+    try:
+        draw(available, mix(total, shares, length_weights=weights), 1)
+    except UserError as error:
+        possible = int(str(error).split("lower total_tokens to ")[1].split(" or ")[0].replace(",", ""))
+        draw(available, mix(possible, shares, length_weights=weights), 1)
 
 
 @given(sources_of_lengths, st.lists(st.integers(1, 9), min_size=4, max_size=4), st.booleans())
