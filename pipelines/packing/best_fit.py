@@ -5,6 +5,8 @@ the first goes into the row with the least free space f >= s; that row is then t
 So it takes f // s pieces at once, as do all rows with as much free space. A million pieces need some 40,000 such steps.
 """
 
+from array import array
+
 import numpy as np
 
 from pipelines.packing.arrays import Array, in_order
@@ -14,7 +16,7 @@ class _Spaces:
     """Rows by their free space, and which spaces occur: a bit each, in words of 256, with a bit for each word."""
 
     def __init__(self, most: int) -> None:
-        self._rows: dict[int, list[int]] = {}
+        self._rows: dict[int, array[int]] = {}
         self._words = [0] * (most // 256 + 1)
         self._used = 0
 
@@ -30,7 +32,7 @@ class _Spaces:
             word = self._words[number]
         return (number << 8) + (word & -word).bit_length() - 1
 
-    def take(self, space: int) -> list[int]:
+    def take(self, space: int) -> "array[int]":
         """The rows with this much space, which must occur; they are in here no more."""
         number = space >> 8
         self._words[number] ^= 1 << (space & 255)
@@ -38,7 +40,7 @@ class _Spaces:
             self._used ^= 1 << number
         return self._rows.pop(space)
 
-    def add(self, space: int, rows: list[int]) -> None:
+    def add(self, space: int, rows: "array[int]") -> None:
         if space in self._rows:
             self._rows[space] += rows
         elif rows and space:
@@ -54,7 +56,7 @@ def best_fit(lengths: Array, capacity: int) -> Array:
     counts = np.bincount(lengths)
     sizes = np.flatnonzero(counts)[::-1]
     spaces = _Spaces(capacity)
-    placed: list[int] = []  # rows of the pieces in falling order of length
+    placed = array("q")  # rows of the pieces in falling order of length
     opened = 0
     for size, count in zip(sizes.tolist(), counts[sizes].tolist(), strict=True):
         while count:
@@ -63,18 +65,21 @@ def best_fit(lengths: Array, capacity: int) -> Array:
                 rows = spaces.take(space)
             else:
                 space, new = capacity, -(-count // (capacity // size))
-                rows = list(range(opened, opened + new))
+                rows = array("q", range(opened, opened + new))
                 opened += new
             each = space // size
             full, rest = divmod(min(count, each * len(rows)), each)
-            for number, times in ((full, each), (int(rest > 0), rest)):
-                if number:
-                    some = rows[-number:]  # from the end: the others are not copied
-                    del rows[-number:]
-                    placed += some * times
-                    spaces.add(space - times * size, some)
-            spaces.add(space, rows)
             count -= full * each + rest
+            if rest:
+                last = array("q", [rows.pop()])
+                placed += last * rest
+                spaces.add(space - rest * size, last)
+            if full < len(rows):
+                others, rows = rows, rows[len(rows) - full :]
+                del others[len(others) - full :]  # from the end, so that they are not copied
+                spaces.add(space, others)
+            placed += rows * each
+            spaces.add(space - each * size, rows)
     result = np.empty(len(lengths), np.int64)
-    result[order] = placed
+    result[order] = np.frombuffer(placed, np.int64)
     return result
