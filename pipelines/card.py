@@ -187,8 +187,9 @@ def _hub_configs(folder: Path, export: Export) -> dict[str, Any]:
     if export.format == "parquet":  # which has its schema inside
         return {"configs": configs}
     # JSON has no types: what is empty in the first rows would make `datasets` fail at the first one that is not.
-    from datasets import DatasetCardData, DatasetInfo, Features
+    from datasets import DatasetInfo, Features
     from datasets.info import DatasetInfosDict
+    from huggingface_hub import DatasetCardData
 
     features = {name: Features.from_arrow_schema(schema_of(name, export)) for name in export.configs}
     card = DatasetCardData()
