@@ -50,9 +50,11 @@ def parser() -> argparse.ArgumentParser:
     sql = command("sql", "Ask the catalog in SQL (DuckDB, read-only).")
     sql.add_argument("query", metavar="QUERY", help="a SELECT, or @NAME of docs/queries.md")
     sql.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    export = command("export", "Copy a finished export into a folder.")
+    export = command("export", "Copy a finished export into a folder, or put it on a Hugging Face hub.")
     export.add_argument("name", metavar="RECIPE/NAME", help="a recipe file (or its name), a slash, the export's name")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR")
+    export.add_argument("--to", type=Path, metavar="DIR", help="a new or empty folder, or an older export")
+    export.add_argument("--push", metavar="ORG/NAME", help="a dataset of the hub; the token is taken from HF_TOKEN")
+    export.add_argument("--private", action="store_true", help="with --push: only you and ORG see it")
     return top
 
 

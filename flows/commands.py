@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
+from schemas.export import Export
 from schemas.loading import load_recipe
 
 PREVIEW_ROWS = 1000  # of each source, from which preview takes its few
@@ -39,9 +40,9 @@ def run(arguments: Namespace) -> None:
         from pipelines.export import exported_rows
 
         export = recipe.export[0]
-        rows = exported_rows(workspace.exports / export.name)
+        rows = exported_rows(workspace, export.name)
         config = next((one for one in export.configs if rows.get(one)), export.configs[-1])
-        _suggest(arguments.workspace, export.name, config)
+        _suggest(arguments.workspace, export, config)
 
 
 async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[st
     )
 
 
-def _suggest(workspace: Path, export: str, config: str) -> None:
+def _suggest(workspace: Path, export: Export, config: str) -> None:
     option = "" if workspace == Path("workspace") else f" --workspace {workspace}"
     print("\nTry next:")
     print(f"  longloom status{option}")
@@ -70,7 +71,11 @@ def _suggest(workspace: Path, export: str, config: str) -> None:
     if config in ("preference", "longpo"):
         question = "SELECT method, count(*), avg(length(chosen[1].content)) FROM preferences GROUP BY method"
     print(f'  longloom sql{option} "{question}"')
-    load = f"import datasets; print(datasets.load_dataset('{workspace / 'exports' / export}', '{config}')['train'][0])"
+    folder = workspace / "exports" / export.name
+    if export.format in ("mds", "megatron"):
+        print(f"  cat {folder / 'README.md'}")
+        return
+    load = f"import datasets; print(datasets.load_dataset('{folder}', '{config}')['train'][0])"
     print(f'  python -c "{load}"')
 
 
@@ -247,8 +252,13 @@ def _named_query(name: str) -> str:
 
 def export(arguments: Namespace) -> None:
     from pipelines.export import copy_export
+    from pipelines.hub import push
     from pipelines.manifest import load_manifest
 
+    if arguments.to is None and arguments.push is None:
+        raise UserError("say where the export goes: --to DIR, or --push ORG/NAME")
+    if arguments.private and arguments.push is None:
+        raise UserError("--private is for --push ORG/NAME")
     workspace = Workspace(arguments.workspace)
     recipe, _, name = arguments.name.rpartition("/")
     if Path(arguments.name).is_file():  # only a recipe: its one export
@@ -269,8 +279,12 @@ def export(arguments: Namespace) -> None:
             raise UserError(f"{workspace.root}: holds recipe {held.recipe!r}, not {named!r}")
     if not name or not (folder / "README.md").is_file():
         raise UserError(f"{workspace.root}: holds no finished export {name!r}; run the recipe first")
-    copy_export(folder, arguments.to)
-    print(f"{arguments.to}: {name}")
+    with workspace.lock():  # a run would put another export in its place on the way
+        if arguments.to is not None:
+            copy_export(folder, arguments.to)
+            print(f"{arguments.to}: {name}")
+        if arguments.push is not None:
+            print(f"{push(folder, arguments.push, arguments.private)}: {name}")
 
 
 def _print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -21,6 +21,7 @@ from pipelines.stages import Context, Progress, RunUnit, Silence, Stage, execute
 from pipelines.tokenise import tokenise_stages
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
+from schemas.export import Export
 from schemas.loading import load_recipe
 from schemas.recipe import Recipe
 
@@ -28,6 +29,15 @@ from schemas.recipe import Recipe
 def documents_first(recipe: Recipe) -> list[Stage]:
     """The stages that read and curate documents; they ask no model."""
     return [IngestStage(), *(() if recipe.curate is None else (RulesStage(recipe.curate), CorpusStage(recipe.curate)))]
+
+
+def export_sources(config: Export, recipe: Recipe, records: list[str]) -> list[str]:
+    """The stages that an export reads. `records`: those that made records, or scores of records."""
+    selection = [] if config.select is None else [f"select.{config.select}"]
+    pack = [] if config.pack is None else [f"pack.{config.pack}"]
+    entries = config.of or [one.name for one in recipe.tokenise]
+    tokens = [f"tokenise.{entry}" for entry in entries] if "tokenised" in config.configs else []
+    return [*records, *selection, *tokens, *pack]
 
 
 def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
@@ -38,10 +48,7 @@ def make_stages(recipe: Recipe, engines: EnginePool) -> list[Stage]:
     scored = [stage.name for stage in score]
     select = select_stages(recipe, made, scored)
     trained = [*tokenise_stages(recipe, made), *mix_stages(recipe), *pack_stages(recipe)]
-    export = []
-    for config in recipe.export:
-        selection = [] if config.select is None else [f"select.{config.select}"]
-        export.append(ExportStage(config, [*made, *scored, *selection]))
+    export = [ExportStage(config, export_sources(config, recipe, [*made, *scored])) for config in recipe.export]
     return [*documents_first(recipe), *generate, *score, *select, *trained, *export]
 
 

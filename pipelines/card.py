@@ -3,18 +3,25 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from pipelines.catalog import connect
+from pipelines.export_configs import schema_of
+from pipelines.loading import loading
 from pipelines.runs import versions
 from pipelines.stages import Context
+from pipelines.styles import LeftOut
+from pipelines.writers import suffix
 from schemas.curation.contamination import MatchConfig
+from schemas.export import Export
 from schemas.ids import digest
-from schemas.recipe import Export, Recipe
+from schemas.recipe import Recipe
 
 _MARK = "longloom"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -75,7 +82,14 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str, int], context: Context) -> None:
+def write_card(
+    folder: Path,
+    export: Export,
+    stages: list[str],
+    counts: dict[str, int],
+    left_out: list[LeftOut],
+    context: Context,
+) -> None:
     """Write README.md. `stages`: what the export was made from (the workspace may hold others, of an earlier recipe).
     `counts`: rows of each exported config."""
     made = f"stage IN {_in(stages)}"
@@ -85,8 +99,13 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
         picked = f"SELECT row_id FROM selected WHERE stage = 'select.{export.select}'"
         kind = "where" if "sft" in export.configs else "where_pairs"
         wheres[kind] += f" AND {'sample_id' if kind == 'where' else 'preference_id'} IN ({picked})"
+    inexpressible = [one.row_id for one in left_out if one.reason == f"not_{export.style}"]
+    if inexpressible:
+        wheres["where"] += " AND sample_id NOT IN (SELECT row_id FROM inexpressible)"
+    reasons = sorted(Counter(one.reason for one in left_out).items())
     characters = {side: _CHARACTERS.format(side) for side in ("prompt", "short_prompt", "chosen", "rejected")}
     with connect(context.workspace) as connection:
+        connection.register("inexpressible", pa.table({"row_id": pa.array(inexpressible, pa.string())}))
 
         def table(sql: str, header: list[str] | None = None) -> str:
             cursor = connection.execute(sql.format(made=made, **wheres, **characters))
@@ -100,6 +119,8 @@ def write_card(folder: Path, export: Export, stages: list[str], counts: dict[str
         depths = table(_DEPTHS)
         sections = {
             "Rows": _table(["config", "rows"], sorted(counts.items())),
+            **({"Rows left out": _table(["reason", "rows"], reasons)} if reasons else {}),
+            "Loading": loading(export),
             **({"Selection": _selection(connection, export.select)} if export.select is not None else {}),
             "Samples": table(_SAMPLES),
             "Lengths in tokens": table(_LENGTHS, lengths),
@@ -128,7 +149,7 @@ def _in(names: Iterable[str]) -> str:
 
 def _content_hash(folder: Path) -> str:
     digests = []
-    for path in sorted(folder.glob("train-*.parquet")):
+    for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return digest(digests)[:16]
@@ -146,18 +167,35 @@ def _front_matter(folder: Path, export: Export, counts: dict[str, int], sources:
         "size_categories": [next((name for limit, name in _SIZES if total < limit), "n>10M")],
         "task_categories": ["text-generation"],
         "tags": [_MARK, "synthetic", "long-context"],
-        "configs": [
-            {
-                "config_name": name,
-                # `datasets` finds what it has cached by the folder's name and by this list, not by what the files
-                # hold: without the hash a second export to a folder of the same name would load as the first one.
-                "description": f"content {_content_hash(folder / name)}",
-                "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}],
-            }
-            for name in export.configs
-        ],
     }
+    matter |= _hub_configs(folder, export) if suffix(export) else {}
     return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _hub_configs(folder: Path, export: Export) -> dict[str, Any]:
+    """Where `datasets` finds each config."""
+    configs = [
+        {
+            "config_name": name,
+            # `datasets` finds what it has cached by the folder's name and by this list, not by what the files
+            # hold: without the hash a second export to a folder of the same name would load as the first one.
+            "description": f"content {_content_hash(folder / name)}",
+            "data_files": [{"split": "train", "path": f"{name}/train-*.{suffix(export)}"}],
+        }
+        for name in export.configs
+    ]
+    if export.format == "parquet":  # which has its schema inside
+        return {"configs": configs}
+    # JSON has no types: what is empty in the first rows would make `datasets` fail at the first one that is not.
+    from datasets import DatasetInfo, Features
+    from datasets.info import DatasetInfosDict
+    from huggingface_hub import DatasetCardData
+
+    features = {name: Features.from_arrow_schema(schema_of(name, export)) for name in export.configs}
+    card = DatasetCardData()
+    infos = {name: DatasetInfo(config_name=name, features=found) for name, found in features.items()}
+    DatasetInfosDict(infos).to_dataset_card_data(card)
+    return {"configs": configs, "dataset_info": card.to_dict()["dataset_info"]}
 
 
 def _is_code(value: str | None) -> bool:

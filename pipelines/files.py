@@ -1,7 +1,9 @@
 """Files that appear whole or not at all: write to a temporary name, fsync, rename."""
 
+import ctypes
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,17 +33,44 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in the place of an old one, which stands whole until then."""
+    for path in (*temporary.rglob("*"), temporary):
+        sync(path)
+    if not final.exists():
+        temporary.rename(final)
+    elif not _exchange(temporary, final):
+        # Two steps, where the file system has no better: killed in between, the next run does its stage again.
+        old = final.with_name(f".{final.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        temporary.rename(final)
+        temporary = old
+    sync(final.parent)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step. False where the system (not Linux, say) or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
 def write_json(path: Path, value: Any) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete the temporary files of a killed run in a workspace; returns how many there were. Looks only where runs
+    """Delete what a killed run was writing in a workspace; returns how many there were. Looks only where runs
     write: the folder may hold other people's files too."""
     catalog = (".catalog.duckdb.*.tmp", ".catalog.duckdb.*.tmp.wal")
     names = (*catalog, "manifests/.*.json.*.tmp", "tables/*/.part-*.parquet.*.tmp")
     leftovers = [path for name in names for path in folder.glob(name) if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
-    return len(leftovers)
+    folders = [path for path in folder.glob("exports/.*.tmp") if path.is_dir()]
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(leftovers) + len(folders)

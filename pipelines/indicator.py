@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.stages import Context
 from schemas.errors import UserError
-from schemas.recipe import Indicator
+from schemas.export import Indicator
 from schemas.tables import MESSAGES
 
 Marks = dict[str, set[int]]  # sample id -> its answers, by place among the messages

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from generators.models import fingerprint, resolve_adapter, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
-from pipelines.export import replace_folder
-from pipelines.files import atomic_path, sync
+from pipelines.files import atomic_path, replace_folder, sync
 from pipelines.manifest import UnitRecord
 from pipelines.shards import write_rows
 from pipelines.stages import Context, Stage, Unit

@@ -3,17 +3,14 @@
 Paths in a recipe are relative to the recipe's own folder. Unknown keys are refused with a suggestion.
 """
 
-import re
-from decimal import Decimal
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
 from schemas.curation import Curate
 from schemas.engines import EngineConfig, OpenAIEngine
+from schemas.export import Export
 from schemas.methods import MethodConfig
 from schemas.mix import Mix
-from schemas.model import Model, Positive, Slug, suggestion
+from schemas.model import Model, Slug, suggestion
 from schemas.pack import Pack
 from schemas.scores import (
     DocumentScorer,
@@ -31,45 +28,6 @@ from schemas.sources import AnySource
 from schemas.tokenise import Tokenise
 
 _WEIGHTS = ("model", "revision", "adapter")  # keys of an engine that say which weights answer
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-class Indicator(Model):
-    """A text at the end of user messages whose answers depend on the context, by the scorer context_dependency."""
-
-    score: Slug = "context_dependency"  # the name of the score entry
-    column: Literal["cd_score", "cd_lift", "cd_doc", "cd_doc_lift"] = "cd_score"
-    above: Annotated[float, Field(ge=-1, le=1)] = 0.6
-    text: Annotated[str, Field(min_length=1)] = "[IND]"  # make it one token of the tokenizer before you train
-
-
-class Export(Model):
-    name: Slug
-    configs: Annotated[tuple[Literal["sft", "preference", "longpo", "documents"], ...], Field(min_length=1)] = (
-        "sft",
-        "documents",
-    )
-    methods: tuple[Slug, ...] | None = None  # default: all
-    select: Slug | None = None  # the name of a selection; default: all rows. Documents are not selected
-    shard_size: Positive = 500_000_000  # bytes of Parquet, e.g. 500MB
-    indicator: Indicator | None = None  # default: messages as they are
-
-    @field_validator("configs")
-    @classmethod
-    def _once(cls, configs: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(configs)) < len(configs):
-            raise ValueError(f"each config once, not {', '.join(configs)}")
-        return configs
-
-    @field_validator("shard_size", mode="before")
-    @classmethod
-    def _size(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-        if match is None or match[2].upper() not in _UNITS:
-            raise ValueError(f"{value!r} is not a size like 500MB or 2GiB")
-        return int(Decimal(match[1]) * _UNITS[match[2].upper()])
 
 
 class Recipe(Model):
@@ -133,6 +91,7 @@ class Recipe(Model):
                     )
             self._check_indicator(export)
             self._check_selection(export)
+            self._check_tokens(export)
             if "longpo" in export.configs and "longpo" not in (export.methods or methods):
                 what = "'generate'" if export.methods is None else "its 'methods'"
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
@@ -218,6 +177,18 @@ class Recipe(Model):
                 f"export {export.name!r}: {export.select!r} selects {kind}, for the config {config!r}"
                 f"{f', not {other[0]!r}' if other else ''}"
             )
+
+    def _check_tokens(self, export: Export) -> None:
+        packs = {pack.name for pack in self.pack}
+        if "packed" in export.configs and export.pack not in packs:
+            close = suggestion(export.pack or "", packs)
+            raise ValueError(f"export {export.name!r}: no entry {export.pack!r} under 'pack' for the config 'packed'{close}")
+        known = {one.name for one in self.tokenise}
+        if "tokenised" in export.configs and not known:
+            raise ValueError(f"export {export.name!r}: the config 'tokenised' needs an entry under 'tokenise'")
+        for name in export.of:
+            if name not in known:
+                raise ValueError(f"export {export.name!r}: no entry {name!r} under 'tokenise'{suggestion(name, known)}")
 
     def _check_indicator(self, export: Export) -> None:
         if export.indicator is None:

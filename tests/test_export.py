@@ -15,6 +15,7 @@ from flows.cli import main
 from pipelines import export
 from pipelines.card import is_export
 from pipelines.catalog import query
+from pipelines.export_configs import CONFIGS
 from pipelines.manifest import load_manifest
 from pipelines.workspace import Workspace
 from tests.conftest import run
@@ -90,7 +91,7 @@ def test_no_samples_are_a_file_with_columns_and_the_other_config_loads(tmp_path)
     """`datasets` reads no empty split but as a stream (5.2: 'Instruction "train" corresponds to no data!')."""
     run(documents_only(tmp_path), tmp_path / "w")
     folder = tmp_path / "w" / "exports" / "out"
-    assert pq.read_table(folder / "sft" / "train-00000-of-00001.parquet").schema.equals(export.SCHEMAS["sft"])
+    assert pq.read_table(folder / "sft" / "train-00000-of-00001.parquet").schema.equals(CONFIGS["sft"].schema)
     found = load(folder, tmp_path, "sft", "documents", streaming=True)
     assert found["sft"] == [] and [row["text"] for row in found["documents"]] == texts(4)
 
@@ -197,7 +198,7 @@ def test_hostile_texts_stay_text(tmp_path, hostile):
     lines = text.split("\n")
     headings = [line for line in lines if line.startswith("#")]
     assert headings == [
-        "# small", "## Rows", "## Samples", "## Lengths in tokens", "## Preferences",
+        "# small", "## Rows", "## Loading", "## Samples", "## Lengths in tokens", "## Preferences",
         "## Lengths of preferences in characters", "## Documents: sources and licences",
         "## Instructions: sources and licences",
         "## What became of every row", "## Model calls", "## Provenance", "## Recipe with all defaults",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipelines.indicator import with_indicator
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
-from schemas.recipe import Indicator
+from schemas.export import Indicator
 from schemas.tables import MESSAGES
 from tests.scorers.models import write
 from tests.scorers.test_scores_end_to_end import SCORES, recipe, refused, rows, run
