@@ -124,7 +124,7 @@ class PieceTokenizer:
     def split(self, text: str) -> list[str]:
         """Pieces that make up the text and can be encoded one by one."""
         if not self.fast:
-            return [text]
+            return [text] if text else []
         if self._tokens is None:
             return _PIECE.findall(text)
         pieces: list[str] = []

@@ -88,10 +88,14 @@ class Encoder(ABC):
         has no chat template. Reasons: see encode_chats.py; `invalid_text` as in `encode`."""
 
 
-@lru_cache(maxsize=8)
 def make_encoder(ref: str, base_dir: Path, fast: bool = True) -> Encoder:
     """The encoder behind a model reference (see generators/models.py) or `tiktoken:NAME`. Loaded once per process.
     `fast` False: the reference alone. Raises UserError, naming the reference."""
+    return _load(ref, base_dir, fast)
+
+
+@lru_cache(maxsize=8)
+def _load(ref: str, base_dir: Path, fast: bool) -> Encoder:
     kind = TiktokenEncoder if ref.startswith("tiktoken:") else FileEncoder
     return kind(ref, base_dir, fast)
 
@@ -107,23 +111,22 @@ class FileEncoder(Encoder):
         file = (self._folder / "tokenizer.json").read_bytes()
         super().__init__((ref, base_dir, fast), [sha256(file).hexdigest(), self._named, self._template])
         backend = self._backend()
-        self._spec: dict[str, Any] = json.loads(file)
         self.vocab_size = max(backend.get_vocab().values()) + 1
         self.bos_id, self.eos_id = (backend.token_to_id(self._named.get(f"{end}_token", "")) for end in ("bos", "eos"))
         added = backend.get_added_tokens_decoder()
         self._controls = {token.content: number for number, token in added.items() if token.special}
         self._tokens = [token.content for token in added.values() if not token.special]
-        fast = fast and splittable(self._spec)
+        fast = fast and splittable(json.loads(file))
         self._documents = PieceTokenizer(backend, fast, self._tokens, {})
         self._seen = 0
-        if self._source[2] and not fast:
+        if not fast and self._source[2]:
             self.note = f"tokenizer {ref!r} is of a kind that the fast path does not know: encoding takes longer"
 
     def _backend(self) -> Any:
         backend = read_tokenizer(self._ref, self._folder)
-        # Some trainers save control tokens, such as a new end of turn, as if they were ordinary added tokens.
-        named = [text for text in self._named.values() if backend.token_to_id(text) is not None]
-        backend.add_special_tokens([text for text in named if text in _added(backend)])
+        # Some trainers save control tokens, such as a new end of turn, as ordinary ones.
+        ends = [self._named.get(f"{end}_token", "") for end in ("bos", "eos")]
+        backend.add_special_tokens([text for text in ends if backend.token_to_id(text) is not None])
         backend.post_processor = None  # it would shift offsets
         return backend
 
@@ -204,7 +207,7 @@ class TiktokenEncoder(Encoder):
         ranks = sha256()
         for token, rank in sorted(self._encoding._mergeable_ranks.items()):
             ranks.update(b"%d %d " % (rank, len(token)) + token)
-        super().__init__((ref, base_dir, fast), [self._encoding._pat_str, ranks.hexdigest()])
+        super().__init__((ref, base_dir, fast), [self._encoding._pat_str, ranks.hexdigest(), self._encoding._special_tokens])
         self.vocab_size = self._encoding.n_vocab
         self.eos_id = self._encoding._special_tokens.get("<|endoftext|>")
 
@@ -222,10 +225,6 @@ class TiktokenEncoder(Encoder):
 
     def encode_chats(self, conversations: list[list[Message]], loss_on_prompt: list[bool]) -> Encoded:
         raise UserError(f"tokenizer {self._ref!r}: tiktoken has no chat template; name a model that has one")
-
-
-def _added(backend: Any) -> set[str]:
-    return {token.content for token in backend.get_added_tokens_decoder().values()}
 
 
 def _valid(text: str) -> bool:
