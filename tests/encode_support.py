@@ -29,7 +29,7 @@ DEEPSEEK = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LESSON = (  # merges across everything a cut touches, were it not for the pre-tokeniser
-    "the end. the end, the\n\nend  and   1,000 words' worth; it's a_b(c) = x1 + 22;\n    return self.x\r\n"
+    "the end. the end,\n\n the\n\nend\n\n and   1,000 words' worth; it's a_b(c) = x1 + 22;\n    return self.x\r\n"
     "ÉTÉ été 中文。中文 1中 a中 don’t “quoted” --- ... !!\n\t x\u200b \u00a0 <think>no</think> <|im_end|> "
 ) * 4
 
@@ -62,6 +62,7 @@ def save(
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
     spec = json.loads(Tokenizer(models.BPE()).to_str()) | {"pre_tokenizer": PRE_TOKENIZERS[kind]}
+    spec["decoder"] = byte_level(True)
     spec["normalizer"] = None if normalizer is None else {"type": normalizer}
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     trainer = trainers.BpeTrainer(
@@ -72,7 +73,11 @@ def save(
     tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "pad_token": "<|im_end|>"}
+    config = {
+        "bos_token": "<|im_start|>",
+        "eos_token": {"__type": "AddedToken", "content": "<|im_end|>"},
+        "pad_token": "<|im_end|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     if template is not None:
         (folder / "chat_template.jinja").write_text(template)
@@ -80,10 +85,11 @@ def save(
 
 
 _ATOMS = [
-    *(" ", "  ", "\n", "\r\n", "\t", "\x00", "\x0b", "\x1f", "\x7f", "\x85", "\xa0", "\u2028", "\u3000", "\u200b", "\ufeff"),
-    *("a", "Z", "the", "end", "'s", "'S", "'", "’", "ſ", "İ", "1", "22", "3000", "٣", "½", "é", "e\u0301", "\u0301", "ß", "ﬁ"),
-    *("中", "中文", "。", "ひ", "각", "\u1100\u1161", "की", "👩‍👩‍👧", "🏳️‍🌈", "𝒳", "\U000323b0", "\U0010ffff", "\ufdd0", "\ufffd"),
-    *(".", ",", "!", "--", "...", "_", "(", ");", "//", "\\", '"', "=", "#", "`", "<think>", "</think>", "<|im_end|>", "<|im_"),
+    *(" ", "  ", "\n", "\r\n", "\t", "\x00", "\x0b", "\x1f", "\x7f", "\x85", "\xa0", "\u2028", "\u3000", "\u200b"),
+    *("\ufeff", "a", "Z", "the", "end", "'s", "'S", "'", "’", "ſ", "İ", "1", "22", "3000", "٣", "½", "é", "e\u0301"),
+    *("\u0301", "ß", "ﬁ", "\ufffd", "<think>"),
+    *("中", "中文", "。", "ひ", "각", "\u1100\u1161", "की", "👩‍👩‍👧", "🏳️‍🌈", "𝒳", "\U000323b0", "\U0010ffff", "\ufdd0"),
+    *(".", ",", "!", "--", "...", "_", "(", ");", "//", "\\", '"', "=", "#", "`", "</think>", "<|im_end|>", "<|im_"),
 ]  # fmt: skip
 ANY = st.characters(exclude_categories=["Cs"])
 NASTY = st.lists(st.sampled_from(_ATOMS) | ANY, max_size=40).map("".join)
