@@ -32,7 +32,7 @@ _SETTINGS = (
     "merges.txt",
     "chat_template*",
 )
-_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*")
+_TOKENIZER = ["tokenizer*", "special_tokens_map.json", "chat_template*"]
 _BLOCK = 64 * 1024  # bytes of one sample of a weight file
 _BLOCKS = 16  # samples of each weight file
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -89,7 +89,7 @@ def _from_hub(ref: str, revision: str | None) -> ResolvedModel:
     return ResolvedModel(snapshot, ref, snapshot.name)
 
 
-def _hub_download(ref: str, revision: str | None, files: tuple[str, ...] | None = None) -> str:
+def _hub_download(ref: str, revision: str | None, files: list[str] | None = None) -> str:
     """A whole snapshot, or some files of it; its folder. What is in the local hub cache needs no network."""
     if _HUB_NAME.fullmatch(ref) is None:
         raise UserError(f"model {ref!r} is neither a folder, nor wheel:NAME, nor a hub name like org/model")

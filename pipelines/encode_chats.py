@@ -1,7 +1,7 @@
 """Conversations as a model's chat template writes them, with what the loss counts, and nothing smuggled in.
 
-A message may quote `<|im_end|>`; in the ids it must stay text. So before rendering, a mark goes into every control token
-that a message quotes; after rendering, the control tokens without a mark were written by the template and become
+A message may quote `<|im_end|>`; in the ids it must stay text. So before rendering, a mark goes into every control
+token that a message quotes; after rendering, the control tokens without a mark were written by the template and become
 *aliases*, tokens of our own which no message holds; then the marks go. The tokenizer reads all other text as text.
 
 The loss counts what the model must say: of each assistant turn what follows the prompt that the template makes of all

@@ -5,8 +5,8 @@ pre-tokeniser always cuts, whatever stands around them, and a table remembers th
 piece. So every id comes from the library; only the cuts are ours, and they are proven below.
 
 The cuts: between an ASCII letter or digit and an ASCII character that is neither, nor an apostrophe; and between any
-visible ASCII character and a space. `splittable` admits a tokenizer only if its pre-tokeniser is made of `_ATOMS`. None
-of them matches across a cut, and none looks at what stands beyond one (`(?!\\S)` only ends a run of spaces, and no cut
+visible ASCII character and a space. `splittable` admits a tokenizer only if its pre-tokeniser is made of `_ATOMS`.
+None of them matches across a cut, and none looks at what stands beyond one (`(?!\\S)` only ends a run of spaces, and no cut
 has a space before it). As letters, digits and spaces are always matched by some atom, no gap spans a cut either. Unicode
 normalisation changes nothing at a cut: both neighbours are ASCII.
 """
@@ -22,7 +22,9 @@ _LETTERS = (
     r"[^\r\n\p{L}\p{N}]?\p{L}+",  # cl100k, Llama 3, Qwen 2
     r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",  # Qwen 3.5
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",  # DeepSeek 3
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",  # o200k
+    # o200k, of two alternatives: each leaves out letters that the other takes
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
 )
 _DIGITS = (r" ?\p{N}+", r"\p{N}{1,3}", r"\p{N}", r"\p{N}+")
 _SPACES = (r"\s+",)
@@ -30,7 +32,6 @@ _OTHERS = (
     "'s", "'t", "'re", "'ve", "'m", "'ll", "'d",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
     r"'(?i:[sdmt]|ll|ve|re)",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r" ?[^\s\p{L}\p{N}]+", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
     r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", r" ?[\p{P}\p{S}]+[\r\n]*",
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+""",
@@ -58,8 +59,11 @@ def splittable(spec: dict[str, Any]) -> bool:
     for token in spec.get("added_tokens", []):
         if token["lstrip"] or token["rstrip"] or token["single_word"] or (token["normalized"] and normal):
             return False
+    steps = list(_steps(spec.get("pre_tokenizer"), "pretokenizers"))
+    if any(step["type"] == "ByteLevel" for step in steps[:-1]):
+        return False  # what follows would see bytes in disguise, not letters and spaces
     atoms: set[str] = set()
-    for step in _steps(spec.get("pre_tokenizer"), "pretokenizers"):
+    for step in steps:
         pattern = _pattern(step)
         found = None if pattern is None else _atoms(pattern)
         if found is None:

@@ -1,7 +1,7 @@
 """Texts and conversations to token ids, once: the ids that packs, counts and trainers see.
 
-Documents get no special tokens, and special tokens that a document quotes are the text they are (`encode_special_tokens`
-of `tokenizers`, `encode_ordinary` of tiktoken). Conversations are written by the model's own chat template; control
+Documents get no special tokens, and those that a document quotes are the text they are (`encode_special_tokens` of
+`tokenizers`, `encode_ordinary` of tiktoken). Conversations are written by the model's own chat template; control
 tokens come from the template alone. Added tokens that are not special, e.g. `<think>`, stay tokens everywhere: models
 are taught with them.
 
@@ -197,8 +197,8 @@ class FileEncoder(Encoder):
             table = tokenizer.table([pieces])
             if b"".join(map(table.__getitem__, pieces)) != array("i", tokenizer.ids([stretch])[0]).tobytes():
                 self.note = (
-                    f"tokenizer {self._ref!r}: the fast path and the `tokenizers` library differ on {stretch[:80]!r}...; "
-                    f"encoding goes on without it, but what this run encoded before should be encoded again (fast: false)"
+                    f"tokenizer {self._ref!r}: the fast path and the library differ on {stretch[:80]!r}...; encoding "
+                    "goes on without it, but what this process encoded before should be encoded again without it"
                 )
                 log.warning(self.note)
                 self._documents.fast = tokenizer.fast = False
