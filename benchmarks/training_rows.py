@@ -34,9 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.trl:
         return trl(Path(arguments.trl), arguments.model)
-    print(
-        "| tool | MB | stage | seconds | MB/s | CPU s | MB per CPU s | peak MB | rows | tokens | fill |"
-    )
+    print("| tool | MB | stage | seconds | MB/s | CPU s | MB per CPU s | peak MB | rows | tokens | fill |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     texts = corpus(arguments.documents, arguments.mb)
     with tempfile.TemporaryDirectory(prefix="longloom-rows-") as folder:

@@ -195,7 +195,7 @@ def _hub_configs(folder: Path, export: Export) -> dict[str, Any]:
     card = DatasetCardData()
     infos = {name: DatasetInfo(config_name=name, features=found) for name, found in features.items()}
     DatasetInfosDict(infos).to_dataset_card_data(card)
-    return {"configs": configs, "dataset_info": card.to_dict()["dataset_info"]}
+    return {"configs": configs, "dataset_info": card.to_dict()["dataset_info"]}  # type: ignore[no-untyped-call]
 
 
 def _is_code(value: str | None) -> bool:

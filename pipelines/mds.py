@@ -7,7 +7,7 @@ transformers < 5, which this project's environment cannot give; shards here are,
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

@@ -182,7 +182,9 @@ class Recipe(Model):
         packs = {pack.name for pack in self.pack}
         if "packed" in export.configs and export.pack not in packs:
             close = suggestion(export.pack or "", packs)
-            raise ValueError(f"export {export.name!r}: no entry {export.pack!r} under 'pack' for the config 'packed'{close}")
+            raise ValueError(
+                f"export {export.name!r}: no entry {export.pack!r} under 'pack' for the config 'packed'{close}"
+            )
         known = {one.name for one in self.tokenise}
         if "tokenised" in export.configs and not known:
             raise ValueError(f"export {export.name!r}: the config 'tokenised' needs an entry under 'tokenise'")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from flows.cli import main
 from pipelines import export_configs
 from pipelines.export_configs import SFT
+from pipelines.export_tokens import PROLONG, prolong
 from pipelines.manifest import load_manifest
-from pipelines.mds import PROLONG, MdsWriter, prolong_rows
+from pipelines.mds import MdsWriter
 from pipelines.megatron import MegatronWriter
 from pipelines.styles import styled, turns
 from pipelines.workspace import Workspace
@@ -256,21 +257,24 @@ def test_an_mds_export_holds_the_tables_in_shards_of_the_stated_size(tmp_path):
 
 
 def packs():
-    ids, labels = [[5, 6, 7, 8, 9]], [[-100, 6, -100, -100, 9]]
-    columns = {"input_ids": ids, "labels": labels, "seq_lengths": [[2, 3]]}
-    return pa.table({name: pa.array(rows, pa.list_(pa.int32())) for name, rows in columns.items()})
+    lists = {
+        "input_ids": [[5, 6, 7, 8, 9], [3, 4]], "labels": [[-100, 6, -100, -100, 9], [-100, 4]],
+        "seq_lengths": [[2, 3], [2]],
+    }  # fmt: skip
+    columns = {name: pa.array(rows, pa.list_(pa.int32())) for name, rows in lists.items()}
+    return pa.record_batch({"pack_id": ["p", "q"], "domain": ["books", None], "length": [5, 2], **columns})
 
 
 def test_packs_in_the_layout_of_prolong(tmp_path):
     writer = MdsWriter(tmp_path, PROLONG, 1 << 26)
-    for row in prolong_rows(packs(), "books"):
-        writer.write_row(row)
+    writer.write(prolong(packs()))
     writer.close()
-    (row,) = read_mds(tmp_path)
+    row, other = read_mds(tmp_path)
     assert (row["domain"], row["length"], row["input_ids"].dtype) == ("books", 5, np.int32)
     assert row["input_ids"].tolist() == [5, 6, 7, 8, 9] and row["mask"].tolist() == [0, 1, 0, 0, 1]
     assert [row["input_ids"][a:b].tolist() for a, b in row["indices"]] == [[5, 6], [7, 8, 9]]
     assert 4_294_967_296 - row["indices"][0][1] > 0  # the loader's budget of tokens: no overflow
+    assert (other["domain"], other["indices"].tolist(), other["mask"].tolist()) == ("", [[0, 2]], [0, 1])
 
 
 @given(st.lists(st.tuples(st.text(), st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1)), max_size=20))

@@ -1,6 +1,5 @@
 """The training examples on packed exports: the loss of a row is that of its samples apart, and real steps train."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -22,17 +21,9 @@ def built(folder: Path) -> Path:
         {"name": "wrapped", "row_length": 2048, "of": ["chats"], "strategy": "wrapped"},
     ]
     export = [{"name": one["name"], "configs": ["packed", "tokenised"], "pack": one["name"]} for one in pack]
-    write(folder, pack=pack, tokenise=TOKENISE[1:])
-    value = json.loads(json.dumps(load(folder / "recipe.yaml")))
-    (folder / "recipe.yaml").write_text(json.dumps({**value, "export": export}))
+    write(folder, pack=pack, tokenise=TOKENISE[1:], export=export)
     run(folder / "recipe.yaml", folder / "w")
     return folder / "w" / "exports"
-
-
-def load(path: Path):
-    import yaml
-
-    return yaml.safe_load(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +70,9 @@ def test_trl_computes_on_a_packed_row_what_its_samples_give_apart(exports, folde
     rows = load_dataset(str(exports / "plain"), "packed", split="train")
     arguments = train_packed.parse([str(exports / "plain"), "--model", str(folder), "--to", str(tmp_path)])
     options = train_packed.settings(arguments)
-    trainer = train_packed.SFTTrainer(model=str(folder), args=options, train_dataset=train_packed.packed_rows(exports / "plain"))
+    trainer = train_packed.SFTTrainer(
+        model=str(folder), args=options, train_dataset=train_packed.packed_rows(str(exports / "plain"))
+    )
     trainer.model.eval()
     for number, row in enumerate(rows):
         batch = trainer.data_collator([trainer.train_dataset[number]])
@@ -95,10 +88,12 @@ def test_samples_of_wrapped_rows_see_each_other(exports, model):
     alone = {row["id"]: apart(model, row) for row in samples}
     row = load_dataset(str(exports / "wrapped"), "packed", split="train")[0]
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([row["input_ids"]]), position_ids=torch.tensor([row["position_ids"]])).logits
+        logits = model(
+            input_ids=torch.tensor([row["input_ids"]]), position_ids=torch.tensor([row["position_ids"]])
+        ).logits
     labels = torch.tensor(row["labels"][1:])
     found = torch.nn.functional.cross_entropy(logits[0, :-1], labels, reduction="none")[labels != -100]
-    whole = [name for name in row["sample_ids"][1:-1]]
+    whole = row["sample_ids"][1:-1]
     expected = torch.cat([alone[name] for name in whole])
     first = len(found) - len(expected) - len(alone[row["sample_ids"][-1]])
     assert not any(
@@ -130,8 +125,6 @@ def test_a_few_steps_train(exports, folder, tmp_path):
 def test_the_small_model_trains_on_packed_rows(tmp_path):
     """A real tokenizer, template and model: recipes/pack.yaml, then two steps of each example."""
     from generators.models import resolve_model
-    from pipelines.build import build  # noqa: F401
-    from pipelines.workspace import Workspace  # noqa: F401
 
     recipe = Path(__file__).parents[1] / "recipes" / "pack.yaml"
     run(recipe, tmp_path / "w")
@@ -142,5 +135,7 @@ def test_the_small_model_trains_on_packed_rows(tmp_path):
     )
     assert len(losses) == 2 and 0 < losses[1] < losses[0] + 1
     arguments = ["--max-steps", "2", "--accumulate", "1"]
-    trainer = train_packed.main([str(exports / "pretraining"), "--model", model, "--to", str(tmp_path / "b"), *arguments])
+    trainer = train_packed.main(
+        [str(exports / "pretraining"), "--model", model, "--to", str(tmp_path / "b"), *arguments]
+    )
     assert trainer.state.global_step == 2

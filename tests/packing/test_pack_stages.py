@@ -39,7 +39,7 @@ def write(folder: Path, **changes) -> Path:
         {"name": "short", "type": "inline", "licence": "CC0-1.0", "items": [texts(n + 1, 30)[n] for n in range(5)]},
         {"name": "long", "type": "inline", "licence": "CC0-1.0", "items": long},
     ]  # fmt: skip
-    return recipe(folder, documents=documents, export=[], **{"tokenise": TOKENISE, **changes})
+    return recipe(folder, documents=documents, **{"export": [], "tokenise": TOKENISE, **changes})
 
 
 def tables(root: Path, table: str, stage: str) -> pa.Table:
