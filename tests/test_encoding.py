@@ -107,7 +107,8 @@ def test_only_known_tokenizers_are_split(tmp_path):
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
     for change in (
         {"pre_tokenizer": letters_only}, {"pre_tokenizer": unknown}, {"pre_tokenizer": metaspace},
-        {"pre_tokenizer": None}, {"pre_tokenizer": sequence(byte_level(True), split(r"\s+"))}, {"pre_tokenizer": {**byte_level(True), "add_prefix_space": True}},
+        {"pre_tokenizer": None}, {"pre_tokenizer": sequence(byte_level(True), split(r"\s+"))},
+        {"pre_tokenizer": {**byte_level(True), "add_prefix_space": True}},
         {"normalizer": {"type": "Lowercase"}}, {"model": {**spec["model"], "dropout": 0.1}},
         {"added_tokens": [{**token, "rstrip": True}]},
     ):  # fmt: skip
