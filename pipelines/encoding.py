@@ -160,10 +160,10 @@ class FileEncoder(Encoder):
             parts: list[tuple[str, bool]] = []
             reason = None if all(_valid(message["content"]) for message in messages) else "invalid_text"
             try:
-                parts = renderer.parts(messages) if reason is None else []
+                parts = renderer.parts(messages, everything) if reason is None else []
             except Unrenderable as error:
                 reason = str(error)
-            rendered.append([("".join(text for text, _ in parts), True)] if everything else parts)
+            rendered.append(parts)
             reasons.append(reason)
         texts = ["".join(text for text, _ in parts) for parts in rendered]
         self._compare(tokenizer, texts)
