@@ -17,7 +17,6 @@ import json
 import logging
 import os
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -207,11 +206,10 @@ class TiktokenEncoder(Encoder):
 
     def _row(self, text: str) -> bytes | None:
         try:
-            return array("i", self._encoding.encode_ordinary(text)).tobytes()
-        except BaseException as error:  # a panic of its regex on a million blanks is no Exception
-            if type(error).__name__ != "PanicException":
-                raise
+            ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        except ValueError:  # its regex overflows, e.g. on a million blanks
             return None
+        return np.asarray(ids, np.int32).tobytes()
 
     def encode_chats(self, conversations: list[list[Message]], loss_on_prompt: list[bool]) -> Encoded:
         raise UserError(f"tokenizer {self._ref!r}: tiktoken has no chat template; name a model that has one")
