@@ -1,6 +1,6 @@
 """Tokenising: MB per CPU second, and whether the ids are those of the reference, for every library that is installed.
 
-`python -m benchmarks.encoding` (beside the project: pip install gigatoken quicktok-v1 toktok-rs rs-bpe bpe-openai tokie
+`python -m benchmarks.encoding` (beside the project: pip install gigatoken quicktok-v1 rs-bpe bpe-openai tokie
 kitoken, in an environment of their own). Corpus: --documents (JSONL with `text`) and the text files of this machine.
 Every library reads the same texts in batches of 32, from an empty cache. `odd` are 20,000 short texts of rare
 characters, blanks and quoted tokens.
@@ -104,8 +104,6 @@ def of_tiktoken(name: str, ref: str) -> Encode:
             return module.Tokenizer.from_tiktoken(path, special_tokens={}).encode_batch_list
     if name == "rs_bpe":
         library = getattr(importlib.import_module("rs_bpe.bpe").openai, encoding.name)()
-    elif name == "toktok":
-        library = module.Encoding(encoding.name) if hasattr(module, "Encoding") else module.get(encoding.name)
     else:
         library = module.get_encoding(encoding.name)
     one = getattr(library, "encode_ordinary", library.encode)
@@ -113,7 +111,7 @@ def of_tiktoken(name: str, ref: str) -> Encode:
 
 
 FILE = ("tokenizers (reference)", "longloom", "gigatoken", "kitoken", "tokie")
-TIKTOKEN = ("tiktoken (reference)", "longloom", "gigatoken", "quicktok", "toktok", "bpe_openai", "rs_bpe")
+TIKTOKEN = ("tiktoken (reference)", "longloom", "gigatoken", "quicktok", "bpe_openai", "rs_bpe")
 
 
 def measure(encode: Encode, texts: list[str]) -> tuple[list[list[int]], float]:

@@ -42,9 +42,12 @@ class ChatRenderer:
         self._written = re.compile(found)
         self._quoted = re.compile(f"(?=(?:{found}))(.)", re.DOTALL)  # character by character: one may overlap another
 
-    def parts(self, messages: list[Message]) -> list[tuple[str, bool]]:
-        """Texts that make up the conversation, with aliases, and whether the loss counts them. Raises Unrenderable."""
+    def parts(self, messages: list[Message], everything: bool) -> list[tuple[str, bool]]:
+        """Texts that make up the conversation, with aliases, and whether the loss counts them; it counts all if
+        `everything`. Raises Unrenderable."""
         clean = [self._clean(message) for message in messages]
+        if everything:
+            return [(self._aliased(self._render(clean)[0]), True)]
         text, spans = self._render(clean) if self._marked else self._by_prefixes(clean)
         parts: list[tuple[str, bool]] = []
         place = 0

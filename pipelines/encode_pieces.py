@@ -5,10 +5,10 @@ pre-tokeniser always cuts, whatever stands around them, and a table remembers th
 piece. So every id comes from the library; only the cuts are ours, and they are proven below.
 
 The cuts: between an ASCII letter or digit and an ASCII character that is neither, nor an apostrophe; and between any
-visible ASCII character and a space. `splittable` admits a tokenizer only if its pre-tokeniser is made of `_ATOMS`.
-None of them matches across a cut, and none looks at what stands beyond one (`(?!\\S)` only ends a run of spaces, and no cut
-has a space before it). As letters, digits and spaces are always matched by some atom, no gap spans a cut either. Unicode
-normalisation changes nothing at a cut: both neighbours are ASCII.
+visible ASCII character and a space. `splittable` admits a tokenizer only if its pre-tokeniser is made of `_ATOMS`. None
+of them matches across a cut, and none looks at what stands beyond one (`(?!\\S)` only ends a run of blanks, and before
+a cut there is no blank). As letters, digits and blanks are always matched by some atom, no gap spans a cut either.
+Unicode normalisation changes nothing at a cut: both neighbours are ASCII.
 """
 
 import re
@@ -48,7 +48,9 @@ _PIECE = re.compile(rf"{_UNIT}(?:(?:(?=['\x80-\U0010ffff])|(?<![!-~])(?= )){_UNI
 
 _TABLE = 64 << 20  # characters of remembered pieces, with what a short entry costs besides
 _ENTRY = 150
-_BATCH = 2_000_000  # characters handed to the library at once: it holds 100 bytes and more for every token
+_BATCH = 2_000_000  # characters taken at once: pieces take ten times their size, what the library makes of them more
+_EVERY = 64  # one text of so many is compared with the reference, the first one included,
+_STRETCH = 20_000  # by so many characters of its middle
 
 
 def splittable(spec: dict[str, Any]) -> bool:
@@ -124,6 +126,7 @@ class PieceTokenizer:
         self._rename = rename
         self._table: dict[str, bytes] = {}
         self._held = 0
+        self._seen = 0
 
     def split(self, text: str) -> list[str]:
         """Pieces that make up the text and can be encoded one by one."""
@@ -136,19 +139,35 @@ class PieceTokenizer:
             pieces += [part] if place % 2 else _PIECE.findall(part)  # the odd ones are tokens
         return pieces
 
-    def table(self, rows: list[list[str]]) -> dict[str, bytes]:
-        """The ids of every piece in `rows`, as the bytes of int32. Good until the next call."""
+    def encode(self, texts: list[str]) -> Iterator[tuple[list[str], list[bytes]]]:
+        """Of each text its pieces, and the ids of each piece as the bytes of int32."""
+        for batch in _batches(texts):
+            split = [self.split(text) for text in batch]
+            self._learn(split)
+            for pieces in split:
+                yield pieces, list(map(self._table.__getitem__, pieces))
+
+    def _learn(self, rows: list[list[str]]) -> None:
         if self._held > _TABLE:
             self._table.clear()
             self._held = 0
-        table = self._table
         # In a fixed order: a set of texts has another one in every process.
-        new = [piece for piece in dict.fromkeys(chain.from_iterable(rows)) if piece not in table]
+        new = [piece for piece in dict.fromkeys(chain.from_iterable(rows)) if piece not in self._table]
         for batch in _batches(new):
             for piece, ids in zip(batch, self.ids(batch), strict=True):
-                table[piece] = array("i", ids).tobytes()
+                self._table[piece] = array("i", ids).tobytes()
                 self._held += len(piece) + _ENTRY
-        return table
+
+    def difference(self, texts: list[str]) -> str | None:
+        """A stretch of text that comes out otherwise than from the library, if a sample of these texts has one."""
+        sample = texts[-self._seen % _EVERY :: _EVERY] if self.fast else []
+        self._seen += len(texts)
+        middles = [max(0, (len(text) - _STRETCH) // 2) for text in sample]
+        stretches = [text[middle : middle + _STRETCH] for text, middle in zip(sample, middles, strict=True)]
+        for stretch, (_, ids) in zip(stretches, self.encode(stretches), strict=True):
+            if b"".join(ids) != array("i", self.ids([stretch])[0]).tobytes():
+                return stretch
+        return None
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """From the library, each text whole: the reference."""

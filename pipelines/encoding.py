@@ -17,7 +17,6 @@ import json
 import logging
 import os
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,9 +33,6 @@ from pipelines.encode_chats import ChatRenderer, Message, Unrenderable, alias
 from pipelines.encode_pieces import PieceTokenizer, splittable
 from schemas.errors import UserError
 from schemas.ids import ID_HEX, digest
-
-_EVERY = 64  # one text of so many is compared with the reference, the first one included,
-_STRETCH = 20_000  # by so many characters of its middle
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +118,6 @@ class FileEncoder(Encoder):
         self._tokens = [token.content for token in added.values() if not token.special]
         fast = fast and splittable(json.loads(file))
         self._documents = PieceTokenizer(backend, fast, self._tokens, {})
-        self._seen = 0
         if not fast and self._source[2]:
             self.note = f"tokenizer {ref!r} is of a kind that the fast path does not know: encoding takes longer"
 
@@ -161,9 +156,7 @@ class FileEncoder(Encoder):
 
     def _rows(self, texts: list[str]) -> list[bytes | None]:
         self._compare(self._documents, texts)
-        split = [self._documents.split(text) for text in texts]
-        table = self._documents.table(split)
-        return [b"".join(map(table.__getitem__, pieces)) for pieces in split]
+        return [b"".join(ids) for _, ids in self._documents.encode(texts)]
 
     def encode_chats(self, conversations: list[list[Message]], loss_on_prompt: list[bool]) -> Encoded:
         renderer, tokenizer = self._renderer, self._chats
@@ -173,36 +166,30 @@ class FileEncoder(Encoder):
             parts: list[tuple[str, bool]] = []
             reason = None if all(_valid(message["content"]) for message in messages) else "invalid_text"
             try:
-                parts = renderer.parts(messages) if reason is None else []
+                parts = renderer.parts(messages, everything) if reason is None else []
             except Unrenderable as error:
                 reason = str(error)
-            rendered.append([("".join(text for text, _ in parts), True)] if everything else parts)
+            rendered.append(parts)
             reasons.append(reason)
         texts = ["".join(text for text, _ in parts) for parts in rendered]
         self._compare(tokenizer, texts)
-        split = [tokenizer.split(text) for text in texts]
-        table = tokenizer.table(split)
-        rows = [b"".join(map(table.__getitem__, pieces)) for pieces in split]
-        masks = [_mask(*row, table, tokenizer) for row in zip(rendered, split, strict=True)]
-        return _encoded(rows, reasons, np.concatenate([np.zeros(0, bool), *masks]))
+        rows, masks = [], [np.zeros(0, bool)]
+        for parts, (pieces, ids) in zip(rendered, tokenizer.encode(texts), strict=True):
+            rows.append(b"".join(ids))
+            masks.append(_mask(parts, pieces, ids, tokenizer))
+        return _encoded(rows, reasons, np.concatenate(masks))
 
     def _compare(self, tokenizer: PieceTokenizer, texts: list[str]) -> None:
         """Some of the run's own texts, by the reference as well; a difference ends the fast path for good."""
-        sample = texts[-self._seen % _EVERY :: _EVERY] if tokenizer.fast else []
-        self._seen += len(texts)
-        for text in sample:
-            middle = max(0, (len(text) - _STRETCH) // 2)
-            stretch = text[middle : middle + _STRETCH]
-            pieces = tokenizer.split(stretch)
-            table = tokenizer.table([pieces])
-            if b"".join(map(table.__getitem__, pieces)) != array("i", tokenizer.ids([stretch])[0]).tobytes():
-                self.note = (
-                    f"tokenizer {self._ref!r}: the fast path and the library differ on {stretch[:80]!r}...; encoding "
-                    "goes on without it, but what this process encoded before should be encoded again without it"
-                )
-                log.warning(self.note)
-                self._documents.fast = tokenizer.fast = False
-                return
+        stretch = tokenizer.difference(texts)
+        if stretch is not None:
+            self.note = (
+                f"tokenizer {self._ref!r}: the fast path and the library differ on {stretch[:80]!r}...; encoding goes "
+                "on without it, but what this process encoded before should be encoded again without it"
+            )
+            log.warning(self.note)
+            self._documents.fast = tokenizer.fast = False
+            self.__dict__.pop("_chats", None)
 
 
 class TiktokenEncoder(Encoder):
@@ -230,11 +217,10 @@ class TiktokenEncoder(Encoder):
 
     def _row(self, text: str) -> bytes | None:
         try:
-            return array("i", self._encoding.encode_ordinary(text)).tobytes()
-        except BaseException as error:  # a panic of its regex on a million blanks is no Exception
-            if type(error).__name__ != "PanicException":
-                raise
+            ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        except ValueError:  # its regex overflows, e.g. on a million blanks
             return None
+        return np.asarray(ids, np.int32).tobytes()
 
     def encode_chats(self, conversations: list[list[Message]], loss_on_prompt: list[bool]) -> Encoded:
         raise UserError(f"tokenizer {self._ref!r}: tiktoken has no chat template; name a model that has one")
@@ -256,7 +242,7 @@ def _encoded(rows: list[bytes], reasons: list[str | None], mask: NDArray[np.bool
 
 
 def _mask(
-    parts: list[tuple[str, bool]], pieces: list[str], table: dict[str, bytes], tokenizer: PieceTokenizer
+    parts: list[tuple[str, bool]], pieces: list[str], ids: list[bytes], tokenizer: PieceTokenizer
 ) -> NDArray[np.bool_]:
     """Whether the loss counts each token: as the part does in which the token starts."""
     ends = np.cumsum([len(text) for text, _ in parts])
@@ -265,8 +251,10 @@ def _mask(
     stops = np.cumsum(lengths)
     first = np.searchsorted(ends, stops - lengths, "right")  # part in which each piece starts
     last = np.searchsorted(ends, stops - 1, "right")
-    masks = [np.full(len(table[p]) // 4, c) for p, c in zip(pieces, counted[first].tolist(), strict=True)]
+    sizes = np.array([len(each) // 4 for each in ids], np.int64)
+    mask = np.repeat(counted[first], sizes) if pieces else np.zeros(0, bool)
+    begins = np.cumsum(sizes) - sizes
     for place in np.flatnonzero(first != last):  # pieces of several parts
         starts = np.array(tokenizer.starts(pieces[place])) + (stops - lengths)[place]
-        masks[place] = counted[np.searchsorted(ends, starts, "right")]
-    return np.concatenate([np.zeros(0, bool), *masks])
+        mask[begins[place] : begins[place] + sizes[place]] = counted[np.searchsorted(ends, starts, "right")]
+    return mask

@@ -176,8 +176,8 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path):
     drops = CHATML.replace("m['content']", "(m['content'] if loop.last else m['content'].split('</think>')[-1])")
     encoder = other(tmp_path, drops)
     one, two = turns("a", "<think>x</think>y"), turns("a", "<think>x</think>y", "b", "z")
-    encoded = encoder.encode_chats([one, two], [False, False])
-    assert encoded.reasons == [None, "template_not_prefix_stable"]
+    encoded = encoder.encode_chats([one, two, two], [False, False, True])  # where all counts, nothing is to be found
+    assert encoded.reasons == [None, "template_not_prefix_stable", None]
 
 
 def test_a_template_that_rewrites_earlier_turns_serves_with_generation_marks(tmp_path):

@@ -64,9 +64,9 @@ def test_fast_ids_of_long_hostile_texts(one):
     assert rows(encoder.encode(list(LONG.values()))) == [library(text) for text in LONG.values()]
 
 
-@pytest.mark.parametrize("step", [401, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_character_beside_every_cut(pair, step):
-    """All of Unicode: no table of letters, digits or blanks may matter."""
+@pytest.mark.parametrize("step", [401, pytest.param(29, marks=pytest.mark.slow)])
+def test_characters_of_all_unicode_beside_cuts(pair, step):
+    """From all of Unicode: no table of letters, digits or blanks may matter."""
     encoder, library = pair
     points = [chr(point) for point in range(0, 0x110000, step) if not 0xD800 <= point < 0xE000]
     for start in range(0, len(points), 20_000):
@@ -107,7 +107,8 @@ def test_only_known_tokenizers_are_split(tmp_path):
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
     for change in (
         {"pre_tokenizer": letters_only}, {"pre_tokenizer": unknown}, {"pre_tokenizer": metaspace},
-        {"pre_tokenizer": None}, {"pre_tokenizer": sequence(byte_level(True), split(r"\s+"))}, {"pre_tokenizer": {**byte_level(True), "add_prefix_space": True}},
+        {"pre_tokenizer": None}, {"pre_tokenizer": sequence(byte_level(True), split(r"\s+"))},
+        {"pre_tokenizer": {**byte_level(True), "add_prefix_space": True}},
         {"normalizer": {"type": "Lowercase"}}, {"model": {**spec["model"], "dropout": 0.1}},
         {"added_tokens": [{**token, "rstrip": True}]},
     ):  # fmt: skip
