@@ -44,8 +44,9 @@ def trl_loop(lengths: Array, window: int) -> Callable[[], int]:
     import pyarrow as pa
     from trl import data_utils
 
-    class Compute:
-        list_slice = staticmethod(lambda column, start, stop: column)  # no length is above the window
+    class Compute:  # no length is above the window
+        filter = staticmethod(lambda values, mask: values)  # nor is one empty
+        list_slice = staticmethod(lambda column, start, stop: column)
         take = staticmethod(lambda table, order: table.select(["seq_lengths"]).take(order))
 
         def __getattr__(self, name: str) -> Any:
