@@ -3,7 +3,7 @@
 `python -m benchmarks.packing` (extra `train`, for TRL; the loop as Axolotl's needs numba, which vLLM brings). Each way
 runs in a process of its own, on the same log-normal lengths; CPU seconds are of packing alone, the median of --repeats
 (of what takes longer than five seconds: once), the peak is of the whole process with its imports. TRL is run as it is,
-or without copying tokens; its `pack_dataset` over all lengths at once takes 16 bytes a token (20 GB by default), so it
+or without copying tokens; its `pack_dataset` over all lengths at once took 16 bytes a token of 200,000 lengths, so it
 must be asked for: --ways 6. The loops of Axolotl (first fit decreasing in groups of 100,000, at most 200 samples a row)
 and LLaMA-Factory (the largest that fits, in batches of 1,000) are written here after their descriptions.
 """
