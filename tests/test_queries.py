@@ -32,8 +32,12 @@ def filled(tmp_path_factory):
     select = [{"name": "dependent", "context_dependent": {"share": 0.3}},
               {"name": "page", "sql": QUERIES["two-of-three"].rstrip()}]  # fmt: skip
     export = [{"name": "out", "configs": ["sft"], "select": "dependent"}]
+    tokenise = [{"name": "chats", "rows": "samples", "tokenizer": "long", "max_tokens": 1000}]
+    parts = [{"name": "qa", "methods": ["long_qa"], "share": 1}]
+    mix = [{"name": "m", "total_tokens": 1000, "on_shortage": "cap", "sources": parts}]
     path = recipe(folder, models, [*SCORES, {"scorer": "evidence"}], generate=generate, tokenizer="scripted",
-                  select=select, export=export)  # fmt: skip
+                  select=select, tokenise=tokenise, mix=mix, pack=[{"name": "p", "mix": "m", "row_length": 4096}],
+                  export=export)  # fmt: skip
     run(path, Workspace(folder / "ws"))
     return Workspace(folder / "ws")
 

@@ -143,7 +143,8 @@ BAD = [
     (
         ["export", 0, "configs"],
         ["sftt"],
-        "export[0].configs[0]: input should be 'sft', 'preference', 'longpo' or 'documents', not 'sftt'",
+        "export[0].configs[0]: input should be 'sft', 'preference', 'longpo', 'documents', 'packed' "
+        "or 'tokenised', not 'sftt'",
     ),
     (["export", 0, "configs"], ["sft", "sft"], "export[0].configs: each config once, not sft, sft"),
     (
@@ -269,8 +270,13 @@ def test_all_defaults_are_visible_and_read_back_the_same(tmp_path):
         {
             "name": "out",
             "configs": ["sft", "documents"],
+            "format": "parquet",
+            "style": "messages",
+            "compression": "none",
             "methods": None,
             "select": None,
+            "pack": None,
+            "of": [],
             "shard_size": 500_000_000,
             "indicator": None,
         }

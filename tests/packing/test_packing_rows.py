@@ -130,7 +130,7 @@ def test_columns_are_those_of_the_table_packs():
     _, rows = pack([[1, 2, 3], [4, 5], [6, 7, 8, 9]], [[1] * 3, [1] * 2, [1] * 4], config)
     table = pa.table(columns(rows))
     assert all(table.schema.field(name).type == TABLES["packs"].field(name).type for name in table.column_names)
-    rest = {"pack_id", "sample_ids"}
+    rest = {"stage", "domain", "length", "sq_cost", "pack_id", "sample_ids", "augment"}
     assert set(table.column_names) == set(TABLES["packs"].names) - rest
     assert [len(row["loss_weights"]) for row in table.to_pylist()] == [
         sum(row["seq_lengths"]) for row in table.to_pylist()
