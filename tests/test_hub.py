@@ -55,8 +55,10 @@ class Hub(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             if state["exists"]:
                 return self._answer({"error": "You already created this dataset repo"}, 409)
-            state.update(exists=True, private=bool(wanted.get("private")))
+            state.update(exists=True, private=wanted.get("visibility") == "private")
             return self._answer({"url": f"{state['url']}/datasets/org/name"})
+        if path == "/api/validate-yaml":
+            return self._answer({"errors": [], "warnings": []})
         if path == "/api/datasets/org/name" or path == "/api/datasets/org/name/revision/main":
             return self._answer({"id": "org/name", "private": state["private"], "sha": "0" * 40, "siblings": []})
         if path.startswith("/api/datasets/org/name/tree/"):
