@@ -53,10 +53,11 @@ class Hub(BaseHTTPRequestHandler):
             return self._answer({"error": "Invalid username or password."}, 401)
         if path == "/api/repos/create":
             wanted = json.loads(body)
+            url = f"{state['url']}/datasets/org/name"
             if state["exists"]:
-                return self._answer({"error": "You already created this dataset repo"}, 409)
+                return self._answer({"error": "You already created this dataset repo", "url": url}, 409)
             state.update(exists=True, private=wanted.get("visibility") == "private")
-            return self._answer({"url": f"{state['url']}/datasets/org/name"})
+            return self._answer({"url": url})
         if path == "/api/validate-yaml":
             return self._answer({"errors": [], "warnings": []})
         if path == "/api/datasets/org/name" or path == "/api/datasets/org/name/revision/main":
@@ -136,7 +137,7 @@ def test_private_is_private_or_nothing_is_sent(built, server):
     assert push(built, server, "--private")[0] == 0 and server["private"]
     server.update(private=False, files={})
     code, _, err = push(built, server, "--private")
-    assert (code, server["files"]) == (2, {})
+    assert (code, server["files"]) == (2, {}), err
     assert err.strip().endswith("longloom: org/name: is a public dataset already, and --private was asked for")
 
 
