@@ -83,12 +83,7 @@ def is_export(folder: Path) -> bool:
 
 
 def write_card(
-    folder: Path,
-    export: Export,
-    stages: list[str],
-    counts: dict[str, int],
-    left_out: list[LeftOut],
-    context: Context,
+    folder: Path, export: Export, stages: list[str], counts: dict[str, int], left_out: list[LeftOut], context: Context
 ) -> None:
     """Write README.md. `stages`: what the export was made from (the workspace may hold others, of an earlier recipe).
     `counts`: rows of each exported config."""
@@ -195,7 +190,7 @@ def _hub_configs(folder: Path, export: Export) -> dict[str, Any]:
     card = DatasetCardData()
     infos = {name: DatasetInfo(config_name=name, features=found) for name, found in features.items()}
     DatasetInfosDict(infos).to_dataset_card_data(card)
-    return {"configs": configs, "dataset_info": card.to_dict()["dataset_info"]}
+    return {"configs": configs, "dataset_info": card["dataset_info"]}
 
 
 def _is_code(value: str | None) -> bool:

@@ -21,8 +21,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # The base of all that its HTTP client raises; which client that is differs between versions.
-    unreachable = next(one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError")
+    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]  # of its HTTP client; which that is depends on versions
     api = HfApi(token=token)
     try:
         # None: as the organisation has it, which may be private.
