@@ -7,7 +7,7 @@ format; each writing and each loading in a process of its own. `--mds PYTHON`: a
 
 import argparse
 import json
-import resource
+import re
 import shutil
 import statistics
 import subprocess
@@ -98,8 +98,9 @@ def measured(what: str, way: str, table: Path, folder: Path) -> dict[str, float]
 def do(what: str, way: str, table: str, folder: str) -> None:
     before = time.process_time()
     {"write": write, "read": read}[what](way, Path(table), Path(folder))
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({"cpu": time.process_time() - before, "peak": used.ru_maxrss / 1024}))
+    # Not ru_maxrss, which a process has from the one that started it.
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    print(json.dumps({"cpu": time.process_time() - before, "peak": int(peak[1]) / 1024}))
 
 
 def main() -> None:

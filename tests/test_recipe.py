@@ -269,6 +269,9 @@ def test_all_defaults_are_visible_and_read_back_the_same(tmp_path):
         {
             "name": "out",
             "configs": ["sft", "documents"],
+            "format": "parquet",
+            "style": "messages",
+            "compression": "none",
             "methods": None,
             "select": None,
             "shard_size": 500_000_000,
