@@ -35,6 +35,7 @@ def export_sources(config: Export, recipe: Recipe, records: list[str]) -> list[s
     """The stages that an export reads. `records`: those that made records, or scores of records."""
     selection = [] if config.select is None else [f"select.{config.select}"]
     pack = [] if config.pack is None else [f"pack.{config.pack}"]
+    pack += [f"mix.{one.mix}" for one in recipe.pack if one.name == config.pack and one.mix is not None]
     entries = config.of or [one.name for one in recipe.tokenise]
     tokens = [f"tokenise.{entry}" for entry in entries] if "tokenised" in config.configs else []
     return [*records, *selection, *tokens, *pack]

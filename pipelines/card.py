@@ -71,6 +71,16 @@ SELECT model, method, step, count(DISTINCT request_id) AS calls, sum(prompt_toke
        sum(cached_tokens)::BIGINT AS cached_tokens, sum(completion_tokens)::BIGINT AS completion_tokens
 FROM (SELECT DISTINCT ON (request_id) * FROM requests WHERE {made}) GROUP BY ALL ORDER BY ALL"""
 
+_PACKING = """
+SELECT strategy, row_length, rows, tokens_out AS tokens, tokens_dropped, samples_in AS samples, samples_dropped,
+       samples_cut, round(efficiency, 4) AS efficiency FROM packings WHERE {made} ORDER BY ALL"""
+_MIXTURE = """
+SELECT source, round(planned_share, 4) AS planned_share, round(real_share, 4) AS real_share, rows, tokens,
+       round(epochs, 3) AS epochs FROM mixtures WHERE {made} ORDER BY ALL"""
+_TOKENS = """
+SELECT stage, kind, source, method, count(*) AS rows, sum(length)::BIGINT AS tokens,
+       sum(loss_tokens)::BIGINT AS loss_tokens FROM tokens WHERE {made} GROUP BY ALL ORDER BY ALL"""
+
 
 def is_export(folder: Path) -> bool:
     """Was this folder written by an export? Told by the card's front matter."""
@@ -83,12 +93,7 @@ def is_export(folder: Path) -> bool:
 
 
 def write_card(
-    folder: Path,
-    export: Export,
-    stages: list[str],
-    counts: dict[str, int],
-    left_out: list[LeftOut],
-    context: Context,
+    folder: Path, export: Export, stages: list[str], counts: dict[str, int], left_out: list[LeftOut], context: Context
 ) -> None:
     """Write README.md. `stages`: what the export was made from (the workspace may hold others, of an earlier recipe).
     `counts`: rows of each exported config."""
@@ -116,7 +121,6 @@ def write_card(
         sources = [*connection.execute(documents).fetchall(), *connection.execute(_INSTRUCTIONS).fetchall()]
         lengths = ["method", "answer min", "25%", "median", "75%", "max", "prompt min", "median", "max"]
         pair_lengths = ["method", "text", "min", "25%", "median", "75%", "max"]
-        depths = table(_DEPTHS)
         sections = {
             "Rows": _table(["config", "rows"], sorted(counts.items())),
             **({"Rows left out": _table(["reason", "rows"], reasons)} if reasons else {}),
@@ -126,7 +130,8 @@ def write_card(
             "Lengths in tokens": table(_LENGTHS, lengths),
             "Preferences": table(_PREFERENCES),
             "Lengths of preferences in characters": table(_PAIR_LENGTHS, pair_lengths),
-            **({"Verifiable tasks: evidence by depth and length in tokens": depths} if depths != "none" else {}),
+            **_found({"Verifiable tasks: evidence by depth and length in tokens": table(_DEPTHS)}),
+            **_found({"Mixture": table(_MIXTURE), "Tokens": table(_TOKENS), "Packing": table(_PACKING)}),
             "Documents: sources and licences": table(documents),
             "Instructions: sources and licences": table(_INSTRUCTIONS),
             "What became of every row": table(_STATES),
@@ -134,6 +139,11 @@ def write_card(
         }
     text = _front_matter(folder, export, counts, sources, context) + _body(sections, context)
     (folder / "README.md").write_text(text, "utf-8")
+
+
+def _found(sections: dict[str, str]) -> dict[str, str]:
+    """Those that have rows."""
+    return {title: text for title, text in sections.items() if text != "none"}
 
 
 def _selection(connection: Any, name: str) -> str:
@@ -195,7 +205,7 @@ def _hub_configs(folder: Path, export: Export) -> dict[str, Any]:
     card = DatasetCardData()
     infos = {name: DatasetInfo(config_name=name, features=found) for name, found in features.items()}
     DatasetInfosDict(infos).to_dataset_card_data(card)
-    return {"configs": configs, "dataset_info": card.to_dict()["dataset_info"]}  # type: ignore[no-untyped-call]
+    return {"configs": configs, "dataset_info": card["dataset_info"]}
 
 
 def _is_code(value: str | None) -> bool:

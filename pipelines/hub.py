@@ -18,10 +18,10 @@ def push(folder: Path, repo: str, private: bool) -> str:
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise UserError("--push needs a token that may write, in the environment variable HF_TOKEN")
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]  # of its HTTP client; which that is depends on versions
     api = HfApi(token=token)
     try:
         # None: as the organisation has it, which may be private.
@@ -40,6 +40,6 @@ def push(folder: Path, repo: str, private: bool) -> str:
     except HfHubHTTPError as error:
         wrong = UserError if error.response.status_code in (400, 401, 403, 404) else RunError
         raise wrong(f"{repo}: the hub said: {error}") from error
-    except httpx.HTTPError as error:
+    except unreachable as error:
         raise RunError(f"{repo}: the hub cannot be reached: {error}") from error
     return str(commit.commit_url)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows.cli import main
-from pipelines import export
+from pipelines import export, files
 from pipelines.card import is_export
 from pipelines.catalog import query
 from pipelines.export_configs import CONFIGS
@@ -319,3 +319,19 @@ def test_exports_by_recipe_file(built, tmp_path, capsys):
         f"longloom: {built.root}: holds no finished export 'uot'; run the recipe first\n"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_file_system_that_cannot_exchange_folders_gets_two_renames(tmp_path, monkeypatch):
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_exchange", lambda *_: False)
+        files.replace_folder(tmp_path / "new", tmp_path / "old")
+    assert snapshot(tmp_path) == {"old/file": b"new"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_export_is_not_copied_while_a_run_may_replace_it(built, tmp_path, capsys):
+    with built.lock():
+        assert export_to(built, tmp_path / "copy") == 2
+    assert "another run" in capsys.readouterr().err and not (tmp_path / "copy").exists()
