@@ -54,7 +54,7 @@ def strange():
 def words(count, seed=1):
     rng = random.Random(seed)
     known = ["the", "of", "and", *(f"{a}{b}{c}" for a in "bcdfgh" for b in ("ela", "ori", "uni") for c in "lmnrst")]
-    return " ".join(rng.choices(known, k=count))
+    return " ".join(rng.choices(known, k=count)) + "."
 
 
 def source(name, path, **more):
