@@ -2,8 +2,8 @@
 
 python -m benchmarks.truth --peers PYTHON [--mb 40] [--data ../shared/data] [--folder DIR]
 
-Corpus: Moby Dick, two Chinese books, stories, PEPs and Debian's documents. Planted: near-duplicates, chapters, benchmark
-questions, personal data, junk. Ours: recipes/curate.yaml with the benchmarks, by `pipelines.build.build`. The peer
+Corpus: Moby Dick, two Chinese books, stories, PEPs and Debian's documents. Planted: near-duplicates, chapters, questions of
+benchmarks, personal data, junk. Ours: recipes/curate.yaml with the benchmarks, by `pipelines.build.build`. The peer
 (environment: see benchmarks.quality): its filters, each on the whole corpus, so that none hides what another would do.
 """
 
@@ -30,6 +30,8 @@ QUESTIONS = {form: contamination.FORMS[form] for form in (
     "as it is", "other line breaks", "upper case", "without punctuation", "typographic", "12 words of it")}  # fmt: skip
 SHORT = "question of 5 to 12 words, other line breaks"
 CHAPTERS = "chapter of a book, as it is"
+PASSAGE = "1,000 to 3,000 words of a document"
+BELOW = ("J .5-.7", "J < .5")  # the threshold: no tool is asked for these
 EACH = 25  # questions of each form, documents of each kind of junk
 FAMILIES = ("gopher", "repetition", "c4", "fineweb", "language")
 
@@ -137,8 +139,8 @@ def copies(texts: list[str], hosts: list[int], draw: random.Random) -> Iterator[
     of = [texts[number] for number in hosts]
     for place, kind, copy in duplicates.planted(of, min(200, len(of) // 2), draw):
         jaccard = duplicates.Truth([of[place], copy])(0, 1)[0]
-        kind = "1,000 to 3,000 words of a document" if kind == "chapter" else duplicates.kind_of(kind, jaccard)
-        yield Plant("duplicates", kind, len(texts), hosts[place])
+        kind = PASSAGE if kind == "chapter" else duplicates.kind_of(kind, jaccard)
+        yield Plant("duplicates", kind, len(texts), hosts[place], wanted=kind not in BELOW)
         texts.append(copy)
 
 
@@ -167,7 +169,9 @@ JUNK: dict[str, Callable[[random.Random, str], str]] = {
 def ours(texts: list[str], benchmarks: Path, folder: Path) -> Found:
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text, "n": number}) + "\n" for number, text in enumerate(texts))
-    rules = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "curate.yaml").read_text("utf-8"))["curate"]["rules"]
+    rules = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "curate.yaml").read_text("utf-8"))["curate"][
+        "rules"
+    ]
     rules[0]["keep"].append("zh")
     named = [
         {"name": name.split(".")[0].lower(), "path": str((benchmarks / name).absolute()), "fields": list(fields)}
@@ -208,7 +212,11 @@ def peer(texts: list[str], benchmarks: Path, folder: Path, python: str) -> Found
         like.setdefault(other, []).append(one)
     items = [one.text for one in contamination.real_passages(benchmarks)]
     return Found(
-        {at: one["gopher"] or one["repetition"] for at, one in enumerate(reasons) if one["gopher"] or one["repetition"]},
+        {
+            at: one["gopher"] or one["repetition"]
+            for at, one in enumerate(reasons)
+            if one["gopher"] or one["repetition"]
+        },
         {at: like[at] for at, first in enumerate(of) if first != at},  # of each cluster one stays
         {at for at, found in enumerate(contamination.ask(python, folder, items, texts)["found"]) if found},
         pii.ask(python, texts)["texts"],
@@ -223,10 +231,12 @@ def report(texts: list[str], good: dict[str, list[int]], plants: list[Plant], to
     alike = {name: [_alike(truth, one, others) for one, others in tool.dropped.items()] for name, tool in tools.items()}
     for family in dict.fromkeys(one.family for one in plants):
         those = [one for one in plants if one.family == family]
-        for kind in sorted({one.kind for one in those}, key=lambda kind: (kind not in duplicates.CLASSES, kind)):
+        for kind in dict.fromkeys(one.kind for one in sorted(those, key=lambda one: (not one.wanted, one.kind))):
             of = [one for one in those if one.kind == kind]
             cells = [f"{sum(found(one, tool) for one in of)} |" for tool in tools.values()]
-            print(f"| {family}: {kind}{'' if of[0].wanted else ' (not to be found)'} | {len(of)} | {' | '.join(cells)} |")
+            print(
+                f"| {family}: {kind}{'' if of[0].wanted else ' (not to be found)'} | {len(of)} | {' | '.join(cells)} |"
+            )
         cells = []
         for name, tool in tools.items():
             right = sum(found(one, tool) for one in those if one.wanted)
@@ -242,7 +252,9 @@ def report(texts: list[str], good: dict[str, list[int]], plants: list[Plant], to
     for name, numbers in good.items():
         cells = [f"{len(tool.quality.keys() & set(numbers))} |" for tool in tools.values()]
         print(f"| books lost to web limits: {name} | {len(numbers)} | {' | '.join(cells)} |")
-    wrong(texts, good, plants, tools["Longloom"])
+    for name, tool in tools.items():
+        print(f"\n{name}:")
+        wrong(texts, good, plants, tool)
 
 
 def _alike(truth: duplicates.Truth, number: int, others: list[int]) -> bool:
@@ -259,15 +271,23 @@ def found(plant: Plant, tool: Found) -> bool:
 
 
 def wrong(texts: list[str], good: dict[str, list[int]], plants: list[Plant], tool: Found) -> None:
-    """What Longloom missed or took without reason, for people to look at."""
+    """What was missed or taken without reason, for people to look at: some of each kind."""
+    shown: dict[str, list[str]] = {}
     for one in plants:
-        if found(one, tool) != one.wanted and one.kind != "J < .5":
-            print(f"  {'missed' if one.wanted else 'found'}: {one.family}, {one.kind}: {(one.text or texts[one.document])[:70]!r}")
+        if one.wanted != found(one, tool) and one.kind not in BELOW:
+            what = f"{'missed' if one.wanted else 'wrong'}: {one.family}, {one.kind}"
+            shown.setdefault(what, []).append(one.text or texts[one.document])
+    planted = {one.document: one for one in plants}
     for name, numbers in good.items():
         for number in sorted(tool.quality.keys() & set(numbers)):
-            print(f"  lost: {name}, {tool.quality[number]}: {texts[number][:70]!r}")
-    for number in sorted(tool.contaminated - {one.document for one in plants if one.family == "questions"}):
-        print(f"  contaminated: {texts[number][:70]!r}")
+            shown.setdefault(f"lost: {name}, {tool.quality[number]}", []).append(texts[number])
+    for number in sorted(tool.contaminated):
+        one = planted.get(number)
+        if one is None or one.family != "questions":
+            kind = one.kind if one else next(name for name, numbers in good.items() if number in numbers)
+            shown.setdefault(f"no question, contaminated: {kind}", []).append(texts[number])
+    for what, those in shown.items():
+        print(f"  {what} {len(those)}: {', '.join(repr(text[:50]) for text in those[:4])}")
 
 
 if __name__ == "__main__":

@@ -176,12 +176,16 @@ def test_metadata_that_name_a_benchmark_are_found_by_whole_words(rule, metadata,
     text = Text(around("nothing"), metadata=json.dumps(metadata))
     wanted = Judgement("contamination.title", value, not value, reason)
     assert rule(["x"], titles=TITLES).judge(text)[-1] == wanted
-    assert rule(["x"], Excision, titles=TITLES).clean(text) == (text.text, [Judgement("contamination.texts", 0), wanted])
+    assert rule(["x"], Excision, titles=TITLES).clean(text) == (
+        text.text,
+        [Judgement("contamination.texts", 0), wanted],
+    )
 
 
 def test_without_titles_nothing_is_said_of_them_and_hits_are_counted_once(rule):
     one = rule([" ".join(ITEM), " ".join([*ITEM, "more"])])
-    assert [(found.rule, found.value) for found in one.judge(Text(around(*ITEM[:22]), metadata='{"title": "bench"}'))] == [
+    found = one.judge(Text(around(*ITEM[:22]), metadata='{"title": "bench"}'))
+    assert [(one.rule, one.value) for one in found] == [
         ("contamination.texts", 2), ("contamination.hits", 10), ("contamination.covered", 22 / 40),
         ("contamination.longest_run", 22),
     ]  # fmt: skip
