@@ -2,9 +2,10 @@
 
 python -m benchmarks.truth --peers PYTHON [--mb 40] [--data ../shared/data] [--folder DIR]
 
-Corpus: Moby Dick, two Chinese books, stories, PEPs and Debian's documents. Planted: near-duplicates, chapters, questions of
-benchmarks, personal data, junk. Ours: recipes/curate.yaml with the benchmarks, by `pipelines.build.build`. The peer
-(environment: see benchmarks.quality): its filters, each on the whole corpus, so that none hides what another would do.
+Corpus: Moby Dick, two Chinese books, stories, PEPs and Debian's documents. Planted: near-duplicates, chapters,
+questions of benchmarks, personal data, junk. Ours: recipes/curate.yaml with the benchmarks, run by
+`pipelines.build.build`. The peer (environment: see benchmarks.quality): its filters, each on the whole corpus, so that
+none hides what another would do.
 """
 
 import argparse
