@@ -156,21 +156,21 @@ def test_one_line_of_20_mb_is_judged_whole_and_gives_up_what_is_in_it(tmp_path):
 @pytest.mark.parametrize("rule", ["contamination", "contamination_excise"])
 def test_documents_whose_title_or_file_names_a_benchmark_go_without_a_word_of_it(tmp_path, rule):
     benchmarks = [{**BENCHMARKS[0], "titles": ["exam.jsonl", "The Lantern Keeper"]}]
-    rows = {"The lantern-keeper (1901)": words(300), "The Keeper": words(300, 2)}
+    texts = {"The lantern-keeper (1901)": words(300), "The Keeper": words(300, 2)}
     (tmp_path / "books.jsonl").write_text(
-        "".join(json.dumps({"title": name, "text": text}) + "\n" for name, text in rows.items()), "utf-8"
+        "".join(json.dumps({"title": name, "text": text}) + "\n" for name, text in texts.items()), "utf-8"
     )
     books = {**source("books", "books.jsonl"), "fields": {"title": "title"}}
     own = {**source("own", "exam.jsonl"), "fields": {"text": "more"}}
     path = curated(tmp_path, [books, own], [{"rule": rule, "benchmarks": benchmarks}])
     (tmp_path / "exam.jsonl").write_text(json.dumps({"question": QUESTION, "more": words(300, 3)}) + "\n", "utf-8")
     run(path, tmp_path / "ws")
-    told = query(
+    rows = query(
         Workspace(tmp_path / "ws"),
         "SELECT source, metadata->>'title', state, reason, detail FROM row_states JOIN documents "
         "ON document_id = row_id WHERE stage = 'curate.rules'",
     )[1]
-    assert sorted(told) == [
+    assert sorted(rows) == [
         ("books", "The Keeper", "ok", "", ""),
         ("books", "The lantern-keeper (1901)", "filtered", "contamination.title", "exam: 1"),
         ("own", None, "filtered", "contamination.title", "exam: 1"),
