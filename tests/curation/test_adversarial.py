@@ -224,12 +224,13 @@ def test_a_parquet_file_cut_short_is_one_sentence_and_exit_code_2(tmp_path, role
 
 @pytest.mark.slow
 def test_a_gigabyte_in_one_line_and_a_million_empty_documents_in_bounded_memory(tmp_path):
+    block = words(180_000) + " "  # 1.1 MB
     with (tmp_path / "line.jsonl").open("w") as file:
         file.write('{"text": "')
-        file.writelines(words(180_000) + " " for _ in range(1024))
+        file.writelines(block for _ in range(1024))
         file.write('"}\n')
-        for name, count in (("too long for the rules", 9_000_000), ("long", 7_000_000)):  # 53 and 41 million characters
-            file.write(json.dumps({"name": name, "text": words(count)}) + "\n")
+        texts = {"beyond the rules": block * 48, "long": words(7_000_000, 2)}  # 51 and 42 million characters
+        file.writelines(json.dumps({"name": name, "text": text}) + "\n" for name, text in texts.items())
     assert (tmp_path / "line.jsonl").stat().st_size > 1 << 30
     empty(tmp_path / "empty.jsonl", 1_000_000)
     sources = [source("line", "line.jsonl"), source("empty", "empty.jsonl")]
