@@ -119,8 +119,7 @@ def _compared(rows: list[dict[str, Any]], judged: list[Judged], search: Duplicat
 
 def judge_all(rows: list[dict[str, Any]], rules: list["Loaded"]) -> list[Judged]:
     """Documents, judged by all rules, whatever the first of them says: judgements are there to be asked later. The
-    first that says no is the reason. Columns read: text, source, language,
-    metadata."""
+    first that says no is the reason. Columns read: text, source, language, metadata."""
     results = [Judged() for _ in rows]
     documents = {}
     for number, (row, result) in enumerate(zip(rows, results, strict=True)):

@@ -172,6 +172,14 @@ def test_a_book_of_few_lines_is_no_list_and_no_row_of_ellipses():
     assert found["gopher.bullet_frac"].value == 0.1
 
 
+def test_a_chinese_book_full_of_code_whose_language_says_english_passes_as_a_book():
+    rng = random.Random(3)
+    pages = ["".join(chr(rng.randrange(0x4E00, 0x9000)) for _ in range(90)) + "。\n" + book(8, n) for n in range(60)]
+    text = "\n".join(pages)
+    assert judged("gopher", text)["gopher.mean_word_len"].reason == "mean_word_len"
+    assert dropped(text, preset="books") == []
+
+
 def test_one_bad_chapter_is_seen_and_many_drop_the_book():
     junk = "Buy the cheap pills of our shop now.\n" * 1250  # 10,000 words: a window
     book_of = {count: book(100_000 - 10_000 * count) + "\n\n" + junk * count for count in (1, 5)}
