@@ -18,7 +18,8 @@ Grams = dict[Annotated[int, Field(ge=2, le=20)], Share]
 ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher
 _LONG = {"max_bad_windows": 0.2}
 _FEW_LINES = {"line_floor": 10}
-_BOOK_WORDS = {  # no least length: an ideograph is a word, and the language of a Chinese book full of code may say English
+# No least length: an ideograph is a word, and the column `language` of a Chinese book full of code may say English.
+_BOOK_WORDS = {
     **{"min_mean_word_length": None, "max_mean_word_length": 15.0},
     **{"min_words_with_letter": 0.25, "min_stop_words": None},
 }
