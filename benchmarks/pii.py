@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,11 @@ def main() -> None:
     speed(texts, arguments.peer)
 
 
-def planted(texts: list[str], peer: str | None) -> None:
-    draw = random.Random(1)
+def forms(draw: random.Random, each: int) -> Iterator[tuple[str, str]]:
+    """(kind, what is said), `each` times of each form."""
     names = ["ada", "kurt", "lovelace", "godel", "noether", "hopper"]
-    hosts = [text for text in texts if 5_000 < len(text) < 60_000]
-    cases, documents = [], []
-    for kind, forms in PLANTED.items():
-        for number in range(20 * len(forms)):
+    for kind, those in PLANTED.items():
+        for number in range(each * len(those)):
             values = {
                 "w": draw.choice(names),
                 "v": draw.choice(names),
@@ -99,11 +98,20 @@ def planted(texts: list[str], peer: str | None) -> None:
                 "o": draw.randrange(1, 255),
             }
             values |= {"p": draw.randrange(1, 99), "d": draw.randrange(2, 10), "e": draw.randrange(10, 100)}
-            said = forms[number % len(forms)].format(**values)
-            host = draw.choice(hosts)
-            at = host.find("\n", draw.randrange(len(host) // 2))
-            cases.append((kind, said))
-            documents.append(f"{host[:at]}\n{said}\n{host[at:]}")
+            yield kind, those[number % len(those)].format(**values)
+
+
+def put_in(said: str, host: str, draw: random.Random) -> str:
+    """On a line of its own in the first half of a document."""
+    at = host.find("\n", draw.randrange(len(host) // 2))
+    return f"{host[:at]}\n{said}\n{host[at:]}"
+
+
+def planted(texts: list[str], peer: str | None) -> None:
+    draw = random.Random(1)
+    hosts = [text for text in texts if 5_000 < len(text) < 60_000]
+    cases = list(forms(draw, 20))
+    documents = [put_in(said, draw.choice(hosts), draw) for _, said in cases]
     rule = Pii(PiiConfig(rule="pii"))
     cleaned = {"Longloom": [rule.clean(Text(text))[0] for text in documents]}
     if peer:

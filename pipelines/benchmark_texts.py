@@ -13,7 +13,8 @@ from filters.curation.benchmark_index import Passage, build_index, passages
 from pipelines.code_version import code_version
 from pipelines.sources.files import find_files, shown
 from pipelines.sources.jsonl import objects
-from pipelines.sources.rows import BadRow
+from pipelines.sources.parquet import first_line
+from pipelines.sources.rows import BadRow, wrong
 from schemas.curation.contamination import Benchmark, MatchConfig
 from schemas.errors import UserError
 from schemas.ids import digest
@@ -55,7 +56,7 @@ def _items(benchmark: Benchmark, base_dir: Path) -> Iterator[Passage]:
     found = 0
     for file in _files(benchmark, base_dir):
         name = shown(file, base_dir)
-        for location, row in _rows(file, name):
+        for location, row in _rows(benchmark, file, name):
             texts = passages(benchmark.name, location, row, benchmark.fields)
             found += bool(texts)
             yield from texts
@@ -65,7 +66,7 @@ def _items(benchmark: Benchmark, base_dir: Path) -> Iterator[Passage]:
         )
 
 
-def _rows(file: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(benchmark: Benchmark, file: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if file.suffix == ".parquet":
         number = 0
         try:
@@ -74,7 +75,7 @@ def _rows(file: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     number += 1
                     yield f"{name}:{number}", row
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{name}: cannot be read as Parquet: {error}") from error
+            raise wrong(benchmark, f"{name} cannot be read as Parquet: {first_line(error)}") from error
         return
     for location, row in objects(file, name):
         if isinstance(row, BadRow):

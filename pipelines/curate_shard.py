@@ -109,7 +109,7 @@ def _compared(rows: list[dict[str, Any]], judged: list[Judged], search: Duplicat
 
 def judge_all(rows: list[dict[str, Any]], rules: list["Loaded"]) -> list[Judged]:
     """Documents, judged by all rules, whatever the first of them says: judgements are there to be asked later. The
-    first that says no is the reason. Columns read: text, source, language."""
+    first that says no is the reason. Columns read: text, source, language, metadata."""
     results = [Judged() for _ in rows]
     documents = {}
     for number, (row, result) in enumerate(zip(rows, results, strict=True)):
@@ -117,7 +117,7 @@ def judge_all(rows: list[dict[str, Any]], rules: list["Loaded"]) -> list[Judged]
             result.state, result.reason = State.OVER_BUDGET, "document_too_long"
             result.detail = f"{len(row['text'])} characters, at most {MAX_CHARS} are judged"
         else:
-            documents[number] = Text(row["text"], row["source"], row["language"])
+            documents[number] = Text(row["text"], row["source"], row["language"], row["metadata"])
     try:
         for number, found in _judgements(documents, rules):
             _record(found, results[number])
@@ -159,7 +159,7 @@ def _clean(document: Text, rules: list["Loaded"], result: Judged) -> None:
             text, found = one.rule.clean(now)
             _record(found, result)
             if text != now.text:
-                now = Text(text, document.source, document.language)
+                now = Text(text, document.source, document.language, document.metadata)
     if result.state is State.OK and now.text != document.text:
         if now.text.strip():
             result.text = now.text

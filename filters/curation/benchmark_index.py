@@ -38,21 +38,22 @@ def passages(benchmark: str, item: str, row: dict[str, Any], fields: Iterable[st
     """The passages of one row; the first of `fields` is the question. A key that is missing gives none."""
     found = []
     for place, field in enumerate(fields):
-        text = "\n".join(_texts(row.get(field)))
+        text = "\n".join(strings(row.get(field)))
         if text:
             found.append(Passage(benchmark, item, field, text, whole=place == 0))
     return found
 
 
-def _texts(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON or Parquet."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for one in value.values():
-            yield from _texts(one)
+            yield from strings(one)
     elif isinstance(value, list | tuple | np.ndarray):
         for one in value:
-            yield from _texts(one)
+            yield from strings(one)
 
 
 @dataclass(frozen=True, slots=True)

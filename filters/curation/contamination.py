@@ -4,6 +4,7 @@ Works on any text: a document, a sample's prompt. For each item of a benchmark t
 many, which share of the item's text they cover, and the longest run of words in both.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from filters.curation.benchmark_index import BenchmarkIndex, Hits
+from filters.curation.benchmark_index import BenchmarkIndex, Hits, strings
 from filters.curation.text import Judgement, Text
-from filters.curation.words import Array
+from filters.curation.words import Array, words
 from schemas.curation.contamination import ContaminationConfig, ExcisionConfig, MatchConfig
 
 
@@ -51,7 +52,7 @@ class Contamination:
         self._config = config
 
     def judge(self, text: Text) -> list[Judgement]:
-        return _judgements(matches(text, self._config), "contaminated")
+        return [*_judgements(matches(text, self._config), "contaminated"), *_titles(text, self._config)]
 
     def pairs(self, text: Text) -> list[Pair]:
         return pairs(text, self._config)
@@ -67,7 +68,7 @@ class Excision:
         """Every round takes something out, so it ends; a second is needed only where pieces join to a new match."""
         config, now, cut = self._config, text, 0
         found = matches(now, config)
-        judgements = _judgements(found)
+        judgements = [*_judgements(found), *_titles(text, config)]
         while any(one.contaminated for one in found):
             kept, pieces = _pieces(now, [one for one in found if one.contaminated], config)
             cut += pieces
@@ -130,11 +131,36 @@ def _judgements(found: list[Match], reason: str = "") -> list[Judgement]:
     verdict = Judgement("contamination.texts", float(bad), not (bad and reason), reason if bad else "")
     if not found:
         return [verdict]
+    hits = len(np.unique(np.concatenate([one.first for one in found])))
     return [
         verdict,
+        Judgement("contamination.hits", float(hits)),
         Judgement("contamination.covered", max(one.covered for one in found)),
         Judgement("contamination.longest_run", float(max(one.longest_run for one in found))),
     ]
+
+
+def _titles(text: Text, config: MatchConfig) -> list[Judgement]:
+    """How many benchmarks the document's metadata name, licences apart: title, URL, file, or any column that the recipe
+    keeps. Compared as words are, so `gsm8k` is in `data/GSM8K_test.jsonl:3` and not in `gsm8ks`. The reason is the
+    first benchmark's name: cutting words out would not help, so the document goes from a cleaner too."""
+    if not any(one.titles for one in config.benchmarks):
+        return []
+    kept = {name: value for name, value in json.loads(text.metadata).items() if name != "licence"}
+    said = [words(one) for one in strings(kept)]
+    named = [
+        benchmark.name
+        for benchmark in config.benchmarks
+        if any(np.isin(run, one.ngrams(size)).any() for size, run in map(_title, benchmark.titles) for one in said)
+    ]
+    return [Judgement("contamination.title", float(len(named)), not named, named[0] if named else "")]
+
+
+@lru_cache(10_000)
+def _title(title: str) -> tuple[int, Array]:
+    """How many words, and the hash of their run."""
+    found = words(title)
+    return len(found), found.ngrams(len(found))
 
 
 def _pieces(text: Text, found: list[Match], config: ExcisionConfig) -> tuple[list[str], int]:

@@ -26,7 +26,7 @@ class Gopher(Family[GopherConfig]):
         lengths = np.add.reduceat((tokens.ends - tokens.starts) * tokens.words, windows.cuts)
         lettered = np.add.reduceat(_with_letter(tokens), windows.cuts, dtype=np.int64)
         bullets, ellipses = _lines(windows)
-        lines = windows.lines.counts()
+        lines = np.maximum(windows.lines.counts(), config.line_floor)
         dots = windows.count("...") + windows.count("…")
         total = number(windows, "n_words", words)
         return [

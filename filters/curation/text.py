@@ -19,10 +19,10 @@ class Judgement:
 
 
 class Text:
-    """One document. `source` and `language` are the document's columns."""
+    """One document. `source`, `language` and `metadata` (JSON) are the document's columns."""
 
-    def __init__(self, text: str, source: str = "", language: str = "") -> None:
-        self.text, self.source, self.language = text, source, language
+    def __init__(self, text: str, source: str = "", language: str = "", metadata: str = "{}") -> None:
+        self.text, self.source, self.language, self.metadata = text, source, language, metadata
 
     @cached_property
     def words(self) -> Words:

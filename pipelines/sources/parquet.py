@@ -39,7 +39,7 @@ def read(source: ParquetSource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
         try:
             file = _open(path)
         except (OSError, pa.ArrowException) as error:  # gone or replaced since `inputs`
-            yield bad_row(f"{name}:1", State.FAILED, "unreadable_file", _first_line(error))
+            yield bad_row(f"{name}:1", State.FAILED, "unreadable_file", first_line(error))
             continue
         with file:
             yield from _rows(file, name, source)
@@ -50,7 +50,7 @@ def _check_columns(source: ParquetSource, path: Path, name: str) -> None:
         with _open(path) as file:
             schema = file.schema_arrow
     except (OSError, pa.ArrowException) as error:
-        raise wrong(source, f"{name} cannot be read as Parquet: {_first_line(error)}") from error
+        raise wrong(source, f"{name} cannot be read as Parquet: {first_line(error)}") from error
     require_columns(source, columns_of(source.fields), schema.names, name)
     type_ = schema.field(source.fields.text).type
     if pa.types.is_dictionary(type_):
@@ -73,7 +73,7 @@ def _rows(file: Any, name: str, source: ParquetSource) -> Iterator[SourceRow | B
             try:
                 batch = next(batches, None)
             except (OSError, pa.ArrowException) as error:
-                what = f"rows {number} to {first - 1} not read: {_first_line(error)}"
+                what = f"rows {number} to {first - 1} not read: {first_line(error)}"
                 yield bad_row(f"{name}:{number}", State.FAILED, "broken_stream", what)
                 break
             if batch is None:
@@ -106,5 +106,5 @@ def _open(path: Path) -> Any:
     return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

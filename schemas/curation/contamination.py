@@ -11,11 +11,13 @@ from schemas.model import Model, Positive, Share, Slug
 class Benchmark(Model):
     """A benchmark's file or files (JSON lines or Parquet, as in sources). `fields`: keys of the row whose texts are
     looked for, the question first; of a list or an object (options, turns) all texts in it. For long benchmarks name
-    the context too."""
+    the context too. `titles`: names of the benchmark and of what it was made from (a data set, a book, part of a URL);
+    a document whose metadata have one goes: its answers leak without an n-gram of the question."""
 
     name: Slug
     path: str
     fields: Annotated[tuple[str, ...], Field(min_length=1)]
+    titles: tuple[Annotated[str, Field(pattern=r"[\p{L}\p{N}]")], ...] = ()
 
 
 class MatchConfig(CurationRule):

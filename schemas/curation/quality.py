@@ -17,7 +17,12 @@ Grams = dict[Annotated[int, Field(ge=2, le=20)], Share]
 
 ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher
 _LONG = {"max_bad_windows": 0.2}
-_BOOK_WORDS = {"max_mean_word_length": 15.0, "min_words_with_letter": 0.25, "min_stop_words": None}
+_FEW_LINES = {"line_floor": 10}
+# No least length: an ideograph is a word, and the column `language` of a Chinese book full of code may say English.
+_BOOK_WORDS = {
+    **{"min_mean_word_length": None, "max_mean_word_length": 15.0},
+    **{"min_words_with_letter": 0.25, "min_stop_words": None},
+}
 _NOT_THE_WEB = {
     **_LONG,
     **{"end_punctuation": False, "min_line_words": 1, "javascript": True, "policies": True},
@@ -47,13 +52,15 @@ class QualityConfig(CurationRule):
 
 class GopherConfig(QualityConfig):
     """Source: Rae et al. 2112.11446, as in datatrove. `stop_words`: by language; the rules on stop words and on the
-    length of words are judged for documents in these languages, and for those whose language is not known."""
+    length of words are judged for documents in these languages, and for those whose language is not known. A text or
+    window of fewer lines than `line_floor` counts as one of so many: one line with a dash before it is no list."""
 
     presets = {
         "web": {},
-        "books": {**_LONG, "min_words": 10, "max_words": None, "max_hashes": None, **_BOOK_WORDS},
+        "books": {**_LONG, "min_words": 10, "max_words": None, "max_hashes": None, **_BOOK_WORDS, **_FEW_LINES},
         "code": {
             **_LONG,
+            **_FEW_LINES,
             **{"min_words": None, "max_words": None, "min_words_with_letter": 0.2, "min_stop_words": None},
             **{"min_mean_word_length": 2.0, "max_mean_word_length": 15.0, "max_hashes": None, "max_bullet_lines": None},
         },
@@ -68,6 +75,7 @@ class GopherConfig(QualityConfig):
     max_ellipses: NotNegative | None = 0.1
     max_bullet_lines: Share | None = 0.9
     max_ellipsis_lines: Share | None = 0.3
+    line_floor: Positive = 1
     min_words_with_letter: Share | None = 0.8
     min_stop_words: Positive | None = 2
     stop_words: dict[str, tuple[str, ...]] = {"en": ENGLISH}

@@ -1,5 +1,6 @@
 """Parts of benchmarks in documents, found and cut out. Shares and runs are counted by hand."""
 
+import json
 import pickle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from filters.curation.benchmark_index import BenchmarkIndex, build_index, passages
 from filters.curation.contamination import Contamination, Excision, report
-from filters.curation.text import Text
+from filters.curation.text import Judgement, Text
 from filters.curation.words import words
 from schemas.curation.contamination import ContaminationConfig, ExcisionConfig
 
@@ -34,7 +35,9 @@ def rule(tmp_path):
             Contamination: (ContaminationConfig, "contamination"),
             Excision: (ExcisionConfig, "contamination_excise"),
         }[kind]
-        made = config(rule=name, benchmarks=BENCHMARKS, index=str(folder), boilerplate=boilerplate, **options)
+        titles = options.pop("titles", {})
+        named = [{**BENCHMARKS[0], "name": name, "titles": those} for name, those in titles.items()]
+        made = config(rule=name, benchmarks=named or BENCHMARKS, index=str(folder), boilerplate=boilerplate, **options)
         return kind(made)
 
     return make
@@ -152,6 +155,40 @@ def test_a_text_that_repeats_itself_gives_no_flood_of_hits(rule):
 
 def test_an_index_without_texts_finds_nothing_and_rules_go_to_workers(rule):
     assert pickle.loads(pickle.dumps(rule(["a b"]))).pairs(Text(around(*ITEM))) == []
+
+
+TITLES = {"squad": ["SQuAD"], "gsm8k": ["gsm8k", "openai/grade-school-math"], "book": ["The White Whale"]}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "value", "reason"),
+    [
+        ({"title": "The  White—WHALE, second edition"}, 1, "book"),
+        ({"url": "https://github.com/openai/grade-school-math/blob/master/x"}, 1, "gsm8k"),
+        ({"location": "data/GSM8K_test.jsonl:3", "tags": [{"set": "squad"}]}, 2, "squad"),
+        ({"title": "A squadron of white whales", "location": "gsm8ks.txt:1"}, 0, ""),
+        ({"title": "The White", "kind": "Whale"}, 0, ""),
+        ({"licence": "as SQuAD", "n": 8}, 0, ""),
+        ({}, 0, ""),
+    ],
+)
+def test_metadata_that_name_a_benchmark_are_found_by_whole_words(rule, metadata, value, reason):
+    text = Text(around("nothing"), metadata=json.dumps(metadata))
+    wanted = Judgement("contamination.title", value, not value, reason)
+    assert rule(["x"], titles=TITLES).judge(text)[-1] == wanted
+    assert rule(["x"], Excision, titles=TITLES).clean(text) == (
+        text.text,
+        [Judgement("contamination.texts", 0), wanted],
+    )
+
+
+def test_without_titles_nothing_is_said_of_them_and_hits_are_counted_once(rule):
+    one = rule([" ".join(ITEM), " ".join([*ITEM, "more"])])
+    found = one.judge(Text(around(*ITEM[:22]), metadata='{"title": "bench"}'))
+    assert [(one.rule, one.value) for one in found] == [
+        ("contamination.texts", 2), ("contamination.hits", 10), ("contamination.covered", 22 / 40),
+        ("contamination.longest_run", 22),
+    ]  # fmt: skip
 
 
 def test_lists_and_objects_count_with_all_their_texts():

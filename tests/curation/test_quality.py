@@ -160,6 +160,26 @@ def test_hard_wrapped_books_and_texts_without_line_breaks_pass_as_books():
     assert "line_punct_frac" in [one.reason for one in dropped(re.sub(r"\n+", " ", book(30_000))[:-1], preset="web")]
 
 
+def test_a_book_of_few_lines_is_no_list_and_no_row_of_ellipses():
+    one = "- " + re.sub(r"\n+", " ", book(30_000)) + " and so on..."
+    for text in (one, one[:3000] + "...", f"{one[:3000]}\n- and then..."):
+        assert dropped(text, preset="books") == dropped(text, preset="code") == []
+        stock = judged("gopher", text, preset="books", line_floor=1)
+        assert {"bullet_frac", "ellipsis_frac"} & {found.reason for found in stock.values()}
+    listed = "\n".join(["- word one two three four five"] * 10)
+    assert "bullet_frac" in [found.reason for found in dropped(listed, preset="books")]
+    found = judged("gopher", f"- {one[:3000]}\nnone", preset="books")
+    assert found["gopher.bullet_frac"].value == 0.1
+
+
+def test_a_chinese_book_full_of_code_whose_language_says_english_passes_as_a_book():
+    rng = random.Random(3)
+    pages = ["".join(chr(rng.randrange(0x4E00, 0x9000)) for _ in range(90)) + "。\n" + book(8, n) for n in range(60)]
+    text = "\n".join(pages)
+    assert judged("gopher", text)["gopher.mean_word_len"].reason == "mean_word_len"
+    assert dropped(text, preset="books") == []
+
+
 def test_one_bad_chapter_is_seen_and_many_drop_the_book():
     junk = "Buy the cheap pills of our shop now.\n" * 1250  # 10,000 words: a window
     book_of = {count: book(100_000 - 10_000 * count) + "\n\n" + junk * count for count in (1, 5)}
