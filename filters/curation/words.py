@@ -42,9 +42,14 @@ class Words:
 
 
 def ngrams(hashes: Array, size: int) -> Array:
+    """Hashes of all runs of `size` words, (words - size + 1,)."""
+    firsts = range(0, len(hashes) - size + 1, _BLOCK)
+    blocks = [_block_ngrams(hashes[first : first + _BLOCK + size - 1], size) for first in firsts]
+    return blocks[0] if len(blocks) == 1 else np.concatenate([*blocks, hashes[:0]])
+
+
+def _block_ngrams(hashes: Array, size: int) -> Array:
     """Of each run: a polynomial of its words' hashes, put together from those of runs of 1, 2, 4, ... words."""
-    if len(hashes) < size:
-        return np.zeros(0, np.uint64)
     runs, width = hashes, 1
     total, done = hashes[:0], 0
     while True:
