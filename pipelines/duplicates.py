@@ -75,7 +75,7 @@ def compare_pairs(root: str, places: list[tuple[str, int, int]], pairs: list[tup
         by_group.setdefault((file, group), []).append(number)
     for (file, group), numbers in by_group.items():
         texts = pq.ParquetFile(Path(root) / file).read_row_group(group, ["text"]).column(0)
-        mine = texts.take([places[number][2] for number in numbers]).to_pylist()
+        mine = (texts[places[number][2]].as_py() for number in numbers)
         for number, found in zip(numbers, words_of(mine), strict=True):
             sets[number] = shingles(found, shingle)
     return [compare(sets[one], sets[other]) for one, other in pairs]  # type: ignore[arg-type]
