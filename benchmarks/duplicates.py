@@ -26,6 +26,7 @@ from filters.curation.candidates import compare, finder, shared
 from filters.curation.clusters import ranked, resolve, settle
 from filters.curation.minhash import shingles, sign
 from filters.curation.text import Text
+from filters.curation.words import words_of
 from schemas.curation.duplicates import Duplicates
 
 _OWN = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -113,9 +114,9 @@ def ours(texts: list[str], threshold: float) -> dict[str, Any]:
     sets: dict[int, Any] = {}
 
     def read(pairs: Any) -> Any:
-        for number in np.unique(pairs).tolist():
-            if number not in sets:
-                sets[number] = shingles(Text(texts[number]).words, config.shingle)
+        new = [number for number in np.unique(pairs).tolist() if number not in sets]
+        for number, found in zip(new, words_of(texts[number] for number in new), strict=True):
+            sets[number] = shingles(found, config.shingle)
         return np.array([compare(sets[one], sets[other]) for one, other in pairs.tolist()])
 
     pairs = settle(find, read, rank, config)

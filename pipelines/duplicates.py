@@ -20,7 +20,7 @@ from filters.curation.candidates import Shared, compare, finder, shared
 from filters.curation.clusters import Alarm, alarms, ranked, resolve, settle
 from filters.curation.minhash import shingles, sign
 from filters.curation.text import Text
-from filters.curation.words import Array
+from filters.curation.words import Array, words_of
 from schemas.curation.duplicates import Duplicates
 from schemas.tables import TABLES
 
@@ -75,8 +75,9 @@ def compare_pairs(root: str, places: list[tuple[str, int, int]], pairs: list[tup
         by_group.setdefault((file, group), []).append(number)
     for (file, group), numbers in by_group.items():
         texts = pq.ParquetFile(Path(root) / file).read_row_group(group, ["text"]).column(0)
-        for number in numbers:
-            sets[number] = shingles(Text(texts[places[number][2]].as_py()).words, shingle)
+        mine = (texts[places[number][2]].as_py() for number in numbers)
+        for number, found in zip(numbers, words_of(mine), strict=True):
+            sets[number] = shingles(found, shingle)
     return [compare(sets[one], sets[other]) for one, other in pairs]  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from filters.curation.text import Text
-from filters.curation.words import Array, Words, mixed
+from filters.curation.words import Array, Words, mixed, words_of
 from schemas.curation.duplicates import Duplicates
 
 SAMPLE = 32  # one word run of so many is kept to find parts of documents: 31 of 1,000 words
@@ -129,12 +129,12 @@ def sign(texts: Sequence[Text], first: int, config: Duplicates) -> Columns:
     for every 32 words; a row of 16 bytes each, before compression."""
     keys, samples = [], []
     runs, hashes = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.uint64)
-    for place, text in enumerate(texts):
-        different, hashes[place] = shingles(text.words, config.shingle), exact(text.words)
+    for place, (text, words) in enumerate(zip(texts, words_of(text.text for text in texts), strict=True)):
+        different, hashes[place] = shingles(words, config.shingle), exact(words)
         runs[place] = len(different)
         seed = _seed(text.source if config.scope == "source" else "")
-        whole = hashes[place : place + 1][: len(text.words)]  # nothing is not a copy of nothing
-        long = len(text.words) >= config.shingle
+        whole = hashes[place : place + 1][: len(words)]  # nothing is not a copy of nothing
+        long = len(words) >= config.shingle
         some = different[: np.searchsorted(different, np.uint64(_FULL // SAMPLE)) if long else 0]
         keys.append(mixed(np.append(whole, _bands(different, config) if long else whole[:0]) ^ seed))
         samples.append(mixed(some ^ seed))

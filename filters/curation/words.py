@@ -6,6 +6,7 @@ points, block by block, so that the intermediate arrays stay in the processor's 
 """
 
 import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,9 +15,12 @@ import numpy as np
 
 _BLOCK = 1 << 15  # code points
 _TABLE_END = 0x30000  # beyond: rare ideographs and private use, taken as they are
+_LONG = 64  # code points: a block with longer words is summed in another way
 _SEVERAL = np.uint32(0xFFFFFFFF)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _OWN_WORD = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FFFF))
+
+_MASKS = np.array([(1 << (8 * size)) - 1 for size in range(9)], np.uint64)
 
 Array = np.ndarray[Any, Any]
 
@@ -38,9 +42,14 @@ class Words:
 
 
 def ngrams(hashes: Array, size: int) -> Array:
+    """Hashes of all runs of `size` words, (words - size + 1,)."""
+    firsts = range(0, len(hashes) - size + 1, _BLOCK)
+    blocks = [_block_ngrams(hashes[first : first + _BLOCK + size - 1], size) for first in firsts]
+    return blocks[0] if len(blocks) == 1 else np.concatenate([*blocks, hashes[:0]])
+
+
+def _block_ngrams(hashes: Array, size: int) -> Array:
     """Of each run: a polynomial of its words' hashes, put together from those of runs of 1, 2, 4, ... words."""
-    if len(hashes) < size:
-        return np.zeros(0, np.uint64)
     runs, width = hashes, 1
     total, done = hashes[:0], 0
     while True:
@@ -67,19 +76,53 @@ def mixed(values: Array) -> Array:
 
 
 def words(text: str) -> Words:
-    if text.isascii():
-        points: Array = np.frombuffer(text.encode(), np.uint8)
-    else:
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    points = code_points(text)
     found: list[tuple[Array, Array, Array]] = []
     start = 0
     while start < len(points):
         end = _block_end(points, start)
         found.append(_block_words(points[start:end], start))
         start = end
+    if len(found) == 1:
+        return Words(*found[0])
     if not found:
         return Words(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64))
     return Words(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def words_of(texts: Iterable[str]) -> Iterator[Words]:
+    """`words` of each text. Short ones are read together, as many as one block holds."""
+    together: list[str] = []
+    held = 0
+    for text in texts:
+        held += len(text) + 1
+        if held > _BLOCK:
+            yield from _together(together)
+            together, held = [], len(text) + 1
+        together.append(text)
+    yield from _together(together)
+
+
+def _together(texts: list[str]) -> Iterator[Words]:
+    found = words("\n".join(texts))
+    if len(texts) == 1:
+        yield found
+        return
+    start = first = 0
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    for end, last in zip(ends.tolist(), np.searchsorted(found.starts, ends).tolist(), strict=True):
+        part = slice(first, last)
+        yield Words(found.starts[part] - start, found.ends[part] - start, found.hashes[part])
+        start, first = end, last
+
+
+def code_points(text: str) -> Array:
+    """Of each character, in the fewest bytes that are enough for all of them: uint8, uint16 or uint32."""
+    try:
+        return np.frombuffer(text.encode("latin-1"), np.uint8)
+    except UnicodeEncodeError:
+        points: Array = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
+    return points if len(points) == len(text) else np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _block_end(points: Array, start: int) -> int:
@@ -95,46 +138,75 @@ def _block_end(points: Array, start: int) -> int:
 
 
 def _block_words(points: Array, offset: int) -> tuple[Array, Array, Array]:
-    own = origin = None
-    if points.dtype == np.uint8 or not (points >= 0x80).any():
-        plain: Array = _ascii_table()[points]
-    else:
-        plain, own, origin = _folded(points)
-    inside = plain != 0
+    folded, origin = _folded(points)
+    inside = folded != 0
     if not inside.any():
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, nothing.astype(np.uint64)
     edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-    edges = np.concatenate([[0][: int(inside[0])], edges, [len(inside)][: int(inside[-1])]]).astype(np.int64)
+    edges = np.concatenate([np.arange(int(inside[0])), edges, np.full(int(inside[-1]), len(inside))])
     starts, ends = edges[::2], edges[1::2]
-    if own is not None and own.any():
-        starts, ends = _split(starts, ends, own)
-    powers, inverse = _powers()
-    sums = np.empty(len(plain) + 1, np.uint64)
-    sums[0] = 0
-    np.cumsum(plain * powers[: len(plain)], out=sums[1:])
-    hashes = mixed((sums[ends] - sums[starts]) * inverse[starts])
+    if folded.itemsize > 1:
+        own = _unicode_tables()[2][np.minimum(folded, _TABLE_END)]
+        starts, ends = _split(starts, ends, own) if own.any() else (starts, ends)
+    hashes = mixed(_polynomials(folded, starts, ends))
     if origin is not None:
         return origin[starts] + offset, origin[ends - 1] + 1 + offset, hashes
     return starts + offset, ends + offset, hashes
 
 
-def _folded(points: Array) -> tuple[Array, Array, Array | None]:
-    """Folded code points (0: no part of a word), which of them are words of their own, and from which character each
-    comes, where that is not the same place."""
-    single, expanded, alone = _unicode_tables()
-    known = np.minimum(points, _TABLE_END)
-    folded, origin = single[known], None
-    folded = np.where(points >= _TABLE_END, points, folded) if (points >= _TABLE_END).any() else folded
-    odd = np.flatnonzero(folded == _SEVERAL)
-    if len(odd):
-        becomes = [expanded[int(points[place])] for place in odd]
-        counts = np.ones(len(points), np.int64)
-        counts[odd] = [len(one) for one in becomes]
-        origin = np.repeat(np.arange(len(points)), counts)
-        folded = folded[origin]
-        folded[folded == _SEVERAL] = [code for one in becomes for code in one]
-    return folded, alone[np.minimum(folded, _TABLE_END)], origin
+def _polynomials(folded: Array, starts: Array, ends: Array) -> Array:
+    """Of each word the sum of its code points times powers of an odd number, the first to the power of 0."""
+    lengths = ends - starts
+    if folded.itemsize == 1 and lengths.max() <= _LONG:
+        eight: Array = np.ndarray(len(folded), "<u8", folded.tobytes() + bytes(8), strides=(1,))
+        sums = _eight_bytes(eight[starts], lengths)
+        left = np.flatnonzero(lengths > 8)
+        for place in range(8, _LONG, 8):
+            sums[left] += _eight_bytes(eight[starts[left] + place], lengths[left] - place) * _power(place)
+            left = left[lengths[left] > place + 8]
+            if not len(left):
+                break
+        return sums
+    powers, inverse = _powers()
+    sums = np.zeros(len(folded) + 1, np.uint64)
+    np.cumsum(folded * powers[: len(folded)], out=sums[1:])
+    result: Array = (sums[ends] - sums[starts]) * inverse[starts]
+    return result
+
+
+def _eight_bytes(values: Array, lengths: Array) -> Array:
+    """The polynomial of the first `lengths` bytes, at most 8, of each value."""
+    values &= _MASKS[np.minimum(lengths, 8)]
+    result: Array = values.view(np.uint8).reshape(-1, 8).astype(np.uint64) @ _powers()[0][:8]
+    return result
+
+
+def _folded(points: Array) -> tuple[Array, Array | None]:
+    """Folded code points (0: no part of a word), bytes where these are enough, and from which character each comes,
+    where that is not the same place."""
+    folded: Array = np.frombuffer(points.astype(np.uint8).tobytes().translate(_ascii_table()), np.uint8)
+    others = np.flatnonzero(points >= 0x80)
+    if not len(others):
+        return folded, None
+    single, expanded, _ = _unicode_tables()
+    codes = points[others].astype(np.uint32)
+    becomes = np.where(codes < _TABLE_END, single[np.minimum(codes, _TABLE_END)], codes)
+    odd = becomes == _SEVERAL
+    several = [expanded[code] for code in codes[odd].tolist()]
+    parts = [part for one in several for part in one]
+    becomes[odd] = 0
+    folded = folded.astype(np.uint8 if max([int(becomes.max()), *parts]) < 0x100 else np.uint32)
+    folded[others] = becomes
+    if not several:
+        return folded, None
+    counts = np.ones(len(points), np.int64)
+    counts[others[odd]] = [len(one) for one in several]
+    origin = np.repeat(np.arange(len(points)), counts)
+    folded, parted = folded[origin], np.zeros(len(points), bool)
+    parted[others[odd]] = True
+    folded[parted[origin]] = parts
+    return folded, origin
 
 
 def _split(starts: Array, ends: Array, own: Array) -> tuple[Array, Array]:
@@ -172,8 +244,8 @@ def _powers() -> tuple[Array, Array]:
 
 
 @cache
-def _ascii_table() -> Array:
-    return _unicode_tables()[0][:128].astype(np.uint64)
+def _ascii_table() -> bytes:
+    return _unicode_tables()[0][:256].astype(np.uint8).tobytes()
 
 
 @cache

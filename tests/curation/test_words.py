@@ -3,10 +3,11 @@
 import unicodedata
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.curation.words import _BLOCK, ngrams, words
+from filters.curation.words import _BLOCK, ngrams, words, words_of
 
 
 def found(text: str) -> list[str]:
@@ -45,6 +46,46 @@ def test_ngrams_by_hand() -> None:
     one, two = words("a b c d b c d").ngrams(3), words("b c d").ngrams(3)
     assert len(one) == 5 and [place for place, value in enumerate(one) if value == two[0]] == [1, 4]
     assert len(ngrams(np.zeros(2, np.uint64), 3)) == 0
+
+
+def hash_by_hand(folded: str) -> int:
+    """As the hash is told: a sum of code points times powers of an odd number, then SplitMix64's finalizer."""
+    odd, full = 0x9E3779B97F4A7C15, (1 << 64) - 1
+    value = sum(ord(character) * pow(odd, place, 1 << 64) for place, character in enumerate(folded)) & full
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & full
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & full
+    return value ^ (value >> 31)
+
+
+@pytest.mark.parametrize("beside", ["", " Ω", " 模", " " + "y" * 65])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 63, 64, 65, 200])
+def test_hash_of_a_word_is_the_stated_one_whatever_its_length_and_what_stands_beside_it(
+    length: int, beside: str
+) -> None:
+    word = "".join("aß9ðz"[place % 5] for place in range(length))
+    assert int(words(f"Xy {word}{beside}").hashes[1]) == hash_by_hand(word)
+
+
+pieces = st.sampled_from(
+    ["word", "x" * 70, "é", "e\u0301", "ﬁ", "½", "Ω", "模", "𠀀", "\u200b", "\u0301", " ", "\n", ""]
+)
+short = st.lists(pieces, max_size=30).map("".join)
+
+
+@given(st.lists(short | short.map(lambda text: text * 2000), max_size=8))
+def test_words_of_many_texts_are_those_of_each(texts: list[str]) -> None:
+    for text, one in zip(texts, words_of(texts), strict=True):
+        alone = words(text)
+        for name in ("starts", "ends", "hashes"):
+            assert getattr(one, name).tolist() == getattr(alone, name).tolist()
+
+
+def test_runs_of_words_are_those_of_each_place_in_a_long_text() -> None:
+    hashes = words(" ".join(map(str, range(2 * _BLOCK + 100)))).hashes
+    found = ngrams(hashes, 5)
+    assert len(found) == len(hashes) - 4
+    for place in (0, _BLOCK - 5, _BLOCK - 1, _BLOCK, 2 * _BLOCK - 1, 2 * _BLOCK, len(found) - 1):
+        assert found[place] == ngrams(hashes[place : place + 5], 5)[0]
 
 
 @given(st.text(max_size=200))
