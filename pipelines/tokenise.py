@@ -28,8 +28,8 @@ from schemas.states import State
 from schemas.tables import TABLES
 from schemas.tokenise import Tokenise
 
-SHARD_BYTES = 64_000_000  # of text, before compression
-_WORTH_PROCESSES = 20_000_000  # bytes of Parquet; less is done before processes have started
+SHARD_BYTES = 16_000_000  # of text, before compression
+_WORTH_PROCESSES = 6_000_000  # bytes of Parquet; less is done before processes have started
 _BATCH_CHARS = 2_000_000  # texts that are encoded together
 _ID = {"documents": "document_id", "samples": "sample_id"}
 _COLUMNS = {
