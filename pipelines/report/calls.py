@@ -17,13 +17,14 @@ FROM calls GROUP BY ALL ORDER BY ALL"""
 _RECORDS = """
 WITH spent AS (
   SELECT method, count(*) AS calls, sum(prompt_tokens) AS prompts, sum(completion_tokens) AS answers
-  FROM calls GROUP BY method),
+  FROM calls WHERE starts_with(stage, 'generate.') GROUP BY method),
 made AS (
   SELECT method, count(*) AS records FROM (
     SELECT DISTINCT method, sample_id FROM samples UNION ALL SELECT DISTINCT method, preference_id FROM preference_rows)
   GROUP BY method)
-SELECT method, records, calls / records, prompts / records, answers / records, (prompts + answers) / records AS cost
-FROM spent JOIN made USING (method) ORDER BY cost DESC, method"""
+SELECT method, coalesce(records, 0), calls, (prompts + answers)::BIGINT, calls / records, prompts / records,
+       answers / records, (prompts + answers) / records AS cost
+FROM spent LEFT JOIN made USING (method) ORDER BY cost DESC NULLS FIRST, method"""
 _TOTAL = "SELECT sum(prompt_tokens - coalesce(cached_tokens, 0) + completion_tokens), sum(seconds) FROM calls"
 _STEPS = """
 SELECT method || ', ' || step, count(*), sum(prompt_tokens - coalesce(cached_tokens, 0))::BIGINT AS read,
@@ -42,7 +43,16 @@ def calls(connection: "DuckDBPyConnection") -> Markup:
     expensive = [[*row[:4], percent(row[4], tokens)] for row in steps["tokens"]]
     slow = [[*row[:2], row[5], percent(row[5], seconds), *row[6:]] for row in steps["seconds"]]
     cache = ["method", "engine", "model", "calls", "prompt tokens", "from cache", "", "tokens written", "seconds"]
-    records = ["method", "records", "calls each", "prompt tokens each", "tokens written each", "tokens each"]
+    records = [
+        "method",
+        "records",
+        "calls",
+        "tokens",
+        "calls each",
+        "prompt tokens each",
+        "tokens written each",
+        "tokens each",
+    ]
     return Markup("{}{}{}{}").format(
         table("Tokens and prefix cache", cache, engines),
         note(

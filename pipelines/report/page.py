@@ -42,8 +42,8 @@ _ORDER = ("ingest", "curate.rules", "curate", "generate", "train", "score", "sel
 # What several sections read. Long tables name rows by a hash of 8 bytes, to keep a million of them small.
 _PREPARED = """
 CREATE TEMP TABLE calls AS
-SELECT DISTINCT ON (method, step, request_id) method, step, request_id, model, engine, prompt_tokens, cached_tokens,
-       completion_tokens, seconds
+SELECT DISTINCT ON (method, step, request_id) stage, method, step, request_id, model, engine, prompt_tokens,
+       cached_tokens, completion_tokens, seconds
 FROM requests;
 
 CREATE TEMP TABLE sizes AS

@@ -39,7 +39,8 @@ def prepare(connection: "DuckDBPyConnection") -> None:
     """The temporary table score_values (row, score, value): of each score table the first column of numbers, by entries
     of the recipe. A row with several lines has their mean."""
     selects = [
-        f"SELECT hash(row_id), replace(stage, 'score.', '') || ' ({column})', avg({column}) FROM {name} "
+        f"SELECT hash(row_id), CASE stage WHEN 'score.{column}' THEN '{column}' "
+        f"ELSE replace(stage, 'score.', '') || ' ({column})' END, avg({column}) FROM {name} "
         f"WHERE isfinite({column}) GROUP BY row_id, stage"
         for name, schema in TABLES.items()
         if name.startswith("scores_")

@@ -28,7 +28,8 @@ SELECT (SELECT count(*) FROM row_states WHERE stage = 'ingest') AS "rows read",
 FROM (SELECT DISTINCT ON (request_id) * FROM calls)"""
 _GREAT_LOSSES = f"""
 SELECT stage, count(*) AS rows, count(*) FILTER (state <> 'ok') AS lost, mode(reason) FILTER (state <> 'ok')
-FROM row_states JOIN stages USING (stage) WHERE NOT {_BY_DESIGN}
+FROM row_states JOIN stages USING (stage)
+WHERE NOT ({_BY_DESIGN} OR (starts_with(stage, 'score.') AND state = 'filtered'))
 GROUP BY stage, place HAVING lost > {_MUCH} * rows ORDER BY place"""
 _RUNS = """
 SELECT started, finished, status, recipe, recipe_hash, run_id, versions FROM runs ORDER BY started DESC LIMIT 10"""
@@ -46,11 +47,12 @@ FROM row_states JOIN stages USING (stage) LEFT JOIN (
   SELECT row, max(bucket) AS bucket FROM sizes WHERE kind NOT IN ('answers', 'chosen', 'rejected') GROUP BY row)
   ON row = hash(split_part(row_id, '#', 1))
 WHERE NOT {_BY_DESIGN} GROUP BY stage, place, bucket ORDER BY place"""
-_REASONS = """
+_REASONS = f"""
 SELECT stage, state, reason, count(*) AS rows, any_value(total), coalesce(left(min(nullif(detail, '')), 160), '')
 FROM row_states JOIN stages USING (stage)
 JOIN (SELECT stage, count(*) AS total FROM row_states GROUP BY stage) USING (stage)
-WHERE state <> 'ok' GROUP BY stage, place, state, reason ORDER BY rows DESC, place, reason LIMIT 25"""
+WHERE state <> 'ok' GROUP BY stage, place, state, reason
+ORDER BY any_value({_BY_DESIGN}), rows DESC, place, reason LIMIT 25"""
 
 
 def glance(connection: "DuckDBPyConnection") -> Markup:
