@@ -57,7 +57,7 @@ def curation(connection: "DuckDBPyConnection") -> Markup:
             table("What stayed", ["source", "documents", "kept", "", "tokens", "tokens kept"], sources),
             table("What rules took", ["rule or reason", "judged", "would take alone", "took first"], rules),
         ),
-        note(f"{quiet:,} other rules took nothing.") if quiet else "",
+        note(f"Rules that took nothing: {quiet:,}.") if quiet else "",
         _clusters(connection),
         side(
             table("Benchmarks in documents", benchmarks, connection.execute(_BENCHMARKS).fetchall()),
@@ -74,6 +74,6 @@ def _clusters(connection: "DuckDBPyConnection") -> Markup:
     rows = [[one, documents, dropped, " ".join((text or "").split())] for one, documents, dropped, text, *_ in found]
     *_, clusters, documents = found[0]
     names = ["copy that stays", "documents", "dropped", "begins with"]
-    return note(f"{clusters:,} clusters of documents that are alike hold {documents:,} documents.") + table(
+    return note(f"Clusters of documents that are alike: {clusters:,}, with {documents:,} documents.") + table(
         "Largest clusters", names, rows
     )
