@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipelines.report.charts import strip
-from pipelines.report.html import note, percent, side, table
+from pipelines.report.html import fill, note, percent, side, table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -53,7 +53,8 @@ def calls(connection: "DuckDBPyConnection") -> Markup:
         "tokens written each",
         "tokens each",
     ]
-    return Markup("{}{}{}{}").format(
+    return fill(
+        "{}{}{}{}",
         table("Tokens and prefix cache", cache, engines),
         note(
             "Calls overlap: their seconds are more than the run took. A dash: the engine does not tell what it cached."

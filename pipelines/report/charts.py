@@ -4,11 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from pipelines.report.html import shown, size, visible
+from pipelines.report.html import fill, join, shown, size
 
 _WIDTH, _TOP, _BOTTOM, _HEIGHT = 320, 14, 114, 132  # of a chart; bars stand between top and bottom
 _WIDEST = 44  # a bar
 _LABELS = 8  # that fit below a chart
+_BAR = '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+_LABEL = '<text x="{:.1f}" y="{:.1f}">{}</text>'
+_PART = '<rect class="{}" x="{:.2f}" width="{:.2f}" height="12"><title>{}</title></rect>'
 
 
 def bars(title: str, values: Sequence[tuple[str, int]], about: str = "") -> Markup:
@@ -20,21 +23,20 @@ def bars(title: str, values: Sequence[tuple[str, int]], about: str = "") -> Mark
     every = -(-len(values) // _LABELS)
     pieces = []
     for number, (label, count) in enumerate(values):
-        height, x = (_BOTTOM - _TOP) * count / most, number * step
-        y, width, middle = _BOTTOM - height, min(_WIDEST, max(1.0, step - 2)), x + step / 2
-        pieces.append(
-            Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
-            .format(middle - width / 2, y, width, height, visible(f"{label}: {shown(count)}"))
-        )  # fmt: skip
+        middle, width = (number + 0.5) * step, min(_WIDEST, max(1.0, step - 2))
+        top = _BOTTOM - (_BOTTOM - _TOP) * count / most
+        place, told = (middle - width / 2, top, width, _BOTTOM - top), f"{label}: {shown(count)}"
+        pieces.append(fill(_BAR, *place, told))
         if count and len(values) <= 12:
-            pieces.append(Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(middle, y - 3, _short(count)))
+            pieces.append(fill(_LABEL, middle, top - 3, _short(count)))
         if number % every == 0:
-            pieces.append(Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(middle, _HEIGHT - 4, visible(label)))
-    spoken = visible(f"{title}. " + ", ".join(f"{label}: {shown(count)}" for label, count in values if count))
-    return Markup(
+            pieces.append(fill(_LABEL, middle, _HEIGHT - 4, label))
+    spoken = f"{title}. " + ", ".join(f"{label}: {shown(count)}" for label, count in values if count)
+    return fill(
         '<figure><figcaption>{}<small>{}</small></figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">'
-        '<path class="axis" d="M0 {}H{}"/>{}</svg></figure>'
-    ).format(visible(title), visible(about), _WIDTH, _HEIGHT, spoken, _BOTTOM + 0.5, _WIDTH, Markup("").join(pieces))
+        '<path class="axis" d="M0 {}H{}"/>{}</svg></figure>',
+        *(title, about, _WIDTH, _HEIGHT, spoken, _BOTTOM + 0.5, _WIDTH, join(pieces)),
+    )
 
 
 def lengths(title: str, counts: dict[int, int], about: str = "") -> Markup:
@@ -54,21 +56,16 @@ def strip(parts: Sequence[tuple[str, int]]) -> Markup:
     for name, count in parts:
         width = 120 * count / total
         if count:
-            pieces.append(
-                Markup('<rect class="{}" x="{:.2f}" width="{:.2f}" height="12"><title>{}</title></rect>')
-                .format(name, x, width, f"{name}: {shown(count)}")
-            )  # fmt: skip
+            pieces.append(fill(_PART, name, x, width, f"{name}: {shown(count)}"))
         x += width
     spoken = ", ".join(f"{name} {100 * count / total:.0f}%" for name, count in parts if count)
-    return Markup('<svg class="strip" viewBox="0 0 120 12" role="img" aria-label="{}">{}</svg>').format(
-        spoken, Markup("").join(pieces)
-    )
+    return fill('<svg class="strip" viewBox="0 0 120 12" role="img" aria-label="{}">{}</svg>', spoken, join(pieces))
 
 
 def grid(charts: Iterable[Markup]) -> Markup:
     """Charts beside and below each other, as the page is wide; nothing without any."""
-    pieces = Markup("").join(charts)
-    return Markup('<div class="grid">{}</div>').format(pieces) if pieces else pieces
+    pieces = join(charts)
+    return fill('<div class="grid">{}</div>', pieces) if pieces else pieces
 
 
 def _short(count: int) -> str:

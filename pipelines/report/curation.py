@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipelines.report.charts import strip
-from pipelines.report.html import note, percent, side, table
+from pipelines.report.html import fill, note, percent, side, table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -52,7 +52,8 @@ def curation(connection: "DuckDBPyConnection") -> Markup:
     items = [[*row, percent(covered, 1)] for *row, covered in connection.execute(_ITEMS).fetchall()]
     alarms = [[*row, percent(row[3], row[4])] for row in connection.execute(_ALARMS).fetchall()]
     benchmarks = ["benchmark", "documents that share words", "contaminated", "items found", "longest run of words"]
-    return Markup("{}{}{}{}{}").format(
+    return fill(
+        "{}{}{}{}{}",
         side(
             table("What stayed", ["source", "documents", "kept", "", "tokens", "tokens kept"], sources),
             table("What rules took", ["rule or reason", "judged", "would take alone", "took first"], rules),

@@ -1,4 +1,4 @@
-"""Pieces of HTML. Text from outside goes through `Markup.format`, which escapes it."""
+"""Pieces of HTML. All text goes through `fill`, so that none of it becomes markup."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -23,6 +23,16 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
+def fill(template: str, *values: Any) -> Markup:
+    """Our own markup with values in its `{}`: text is escaped, with its unseen characters shown."""
+    texts = (visible(one) if isinstance(one, str) and not isinstance(one, Markup) else one for one in values)
+    return Markup(template).format(*texts)
+
+
+def join(pieces: Iterable[Markup]) -> Markup:
+    return Markup("").join(pieces)
+
+
 def shown(value: Any) -> str:
     """A value as a reader wants it: 1234567 as 1,234,567; 0.123456 as 0.123; None as a dash."""
     match value:
@@ -39,7 +49,7 @@ def shown(value: Any) -> str:
         case datetime():
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         case _:
-            return visible(str(value))
+            return str(value)
 
 
 def size(tokens: int | None) -> str:
@@ -63,18 +73,18 @@ def table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Ma
     if not body:
         return Markup("")
     numeric = [any(_is_number(row[place]) for row in body) for place in range(len(names))]
-    head = Markup("").join(
-        Markup('<th scope="col"{}>{}</th>').format(_N if right else "", shown(name))
+    head = join(
+        fill('<th scope="col"{}>{}</th>', _N if right else "", shown(name))
         for name, right in zip(names, numeric, strict=True)
     )
-    lines = Markup("").join(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(shown(row[0]), Markup("").join(map(_cell, row[1:])))
-        for row in body
-    )
-    return Markup(
+    lines = join(fill('<tr><th scope="row">{}</th>{}</tr>', shown(row[0]), join(map(_cell, row[1:]))) for row in body)
+    return fill(
         '<div class="titled"><h3>{0}</h3><div class="box" role="region" tabindex="0" aria-label="{0}">'
-        '<table aria-label="{0}"><thead><tr>{1}</tr></thead><tbody>{2}</tbody></table></div></div>'
-    ).format(visible(title), head, lines)
+        '<table aria-label="{0}"><thead><tr>{1}</tr></thead><tbody>{2}</tbody></table></div></div>',
+        title,
+        head,
+        lines,
+    )
 
 
 _N = Markup(' class="n"')
@@ -87,26 +97,27 @@ def _is_number(value: Any) -> bool:
 def _cell(value: Any) -> Markup:
     if isinstance(value, Heat):
         sign = "h" if value.level >= 0 else "g"
-        return Markup('<td class="n {}{}">{}</td>').format(sign, round(abs(value.level) * 10), shown(value.text))
-    return Markup("<td{}>{}</td>").format(_N if _is_number(value) or value is None else "", shown(value))
+        return fill('<td class="n {}{}">{}</td>', sign, round(abs(value.level) * 10), shown(value.text))
+    return fill("<td{}>{}</td>", _N if _is_number(value) or value is None else "", shown(value))
 
 
 def side(*tables: Markup) -> Markup:
     """Tables beside each other where the page is wide enough."""
-    return Markup('<div class="side">{}</div>').format(Markup("").join(tables))
+    return fill('<div class="side">{}</div>', join(tables))
 
 
 def note(text: str) -> Markup:
-    return Markup("<p>{}</p>").format(visible(text))
+    return fill("<p>{}</p>", text)
 
 
 def swatch(name: str) -> Markup:
     """A name with the colour that stands for it."""
-    return Markup(
-        '<svg class="swatch" viewBox="0 0 9 9" aria-hidden="true"><rect class="{0}" width="9" height="9"/></svg>{0}'
-    ).format(name)
+    return fill(
+        '<svg class="swatch" viewBox="0 0 9 9" aria-hidden="true"><rect class="{0}" width="9" height="9"/></svg>{0}',
+        name,
+    )
 
 
 def listing(lines: Iterable[Any]) -> Markup:
-    items = Markup("").join(Markup("<li>{}</li>").format(shown(line)) for line in lines)
-    return Markup("<ul>{}</ul>").format(items) if items else items
+    items = join(fill("<li>{}</li>", shown(line)) for line in lines)
+    return fill("<ul>{}</ul>", items) if items else items

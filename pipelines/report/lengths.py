@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipelines.report import charts
-from pipelines.report.html import note, table
+from pipelines.report.html import fill, join, note, table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -50,7 +50,7 @@ def lengths(connection: "DuckDBPyConnection") -> Markup:
     for kind, bucket, rows in connection.execute(_BUCKETS).fetchall():
         counts.setdefault(kind, {})[bucket] = rows
     names = ["method", "samples", "prompt min", "median", "max", "answer min", "median", "max"]
-    return Markup("{}{}{}").format(
+    return fill("{}{}{}",
         note("Tokens, to the nearest power of two. Instructions and preferences are not counted in tokens, nor are "
              "documents where the recipe names no tokenizer: there, four characters are one."),
         charts.grid(charts.lengths(title, counts.get(kind, {}), about) for kind, (title, about) in _KINDS.items()),
@@ -81,7 +81,7 @@ def evidence(connection: "DuckDBPyConnection") -> Markup | None:
         chi = sum((n - rows / 10) ** 2 / (rows / 10) for n in depths)
         lines.append(f"The depth in the prompt is {'un' if chi > _EVEN else ''}even: chi-square over ten bins is "
                      f"{chi:.1f}; chance alone exceeds {_EVEN} in 5 of 100 cases.")  # fmt: skip
-    return pictures + Markup("").join(map(note, lines))
+    return pictures + join(map(note, lines))
 
 
 def _tenths(connection: "DuckDBPyConnection", sql: str) -> list[int]:

@@ -105,9 +105,10 @@ def _page(connection: "duckdb.DuckDBPyConnection") -> str:
         loader=jinja2.PackageLoader("pipelines.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True,
     )
-    environment.filters.update(visible=visible, csp_hash=_csp_hash)
+    environment.filters["csp_hash"] = _csp_hash
     return environment.get_template("page.html.j2").render(
         recipe=recipe, recipe_hash=recipe_hash, sections=sections, now=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from pipelines.report.html import shown, size, visible
+from pipelines.report.html import fill, join, shown, size
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -107,22 +107,28 @@ def _methods(connection: "DuckDBPyConnection", rows: list[Row], what: str) -> Ma
     for method, of_method in groupby(rows, lambda row: row["method"]):
         found = list(of_method)
         title = f"{method}: {len(found)} of {shown(found[0]['total'])} {what}"
-        pieces.append(Markup("<details{}><summary>{}</summary>").format("" if pieces else " open", visible(title)))
+        pieces.append(fill("<details{}><summary>{}</summary>", "" if pieces else " open", title))
         for bucket, of_bucket in groupby(found, lambda row: row["bucket"]):
-            pieces.append(Markup("<h3>About {} tokens</h3>").format(size(bucket)))
+            pieces.append(fill("<h3>About {} tokens</h3>", size(bucket)))
             pieces += [_article(row, states.get(row["id"], [])) for row in of_bucket]
         pieces.append(Markup("</details>"))
-    return Markup("").join(pieces)
+    return join(pieces)
 
 
 def _article(row: Row, states: list[str]) -> Markup:
-    text = Markup('<small>{}</small><div class="text" dir="auto">{}</div>')
-    texts = Markup("").join(text.format(title, content) for title, content in row["texts"])
-    chips = Markup("").join(Markup("<li>{}</li>").format(visible(state)) for state in states)
-    return Markup(
+    text = '<small>{}</small><div class="text" dir="auto">{}</div>'
+    texts = join(fill(text, title, content) for title, content in row["texts"])
+    chips = join(fill("<li>{}</li>", state) for state in states)
+    return fill(
         "<article><h4>{}</h4><small>{} · from {} · by {}</small>{}"
-        '<ul class="chips" aria-label="States">{}</ul></article>'
-    ).format(row["id"], row["about"], shown(row["source"]), shown(row["model"]), texts, chips)
+        '<ul class="chips" aria-label="States">{}</ul></article>',
+        row["id"],
+        row["about"],
+        shown(row["source"]),
+        shown(row["model"]),
+        texts,
+        chips,
+    )
 
 
 def _question(row: Row) -> str:
@@ -134,7 +140,7 @@ def _question(row: Row) -> str:
 
 
 def _cut(text: str | None) -> str:
-    return visible(text or "") if len(text or "") <= _TEXT else visible((text or "")[:_TEXT]) + " …"
+    return (text or "") if len(text or "") <= _TEXT else f"{(text or '')[:_TEXT]} …"
 
 
 def marked(text: str, first: int, spans: list[list[int]]) -> Markup:
@@ -144,6 +150,5 @@ def marked(text: str, first: int, spans: list[list[int]]) -> Markup:
     pieces = [Markup("… ")] if first else []
     for start, end in pairwise(places):
         inside = any(span[0] <= start and end <= span[1] for span in spans)
-        piece = Markup("<mark>{}</mark>") if inside else Markup("{}")
-        pieces.append(piece.format(visible(text[start - first : end - first])))
-    return Markup("").join(pieces) + (" …" if len(text) == _CONTEXT else "")
+        pieces.append(fill("<mark>{}</mark>" if inside else "{}", text[start - first : end - first]))
+    return join(pieces) + (" …" if len(text) == _CONTEXT else "")

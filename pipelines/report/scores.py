@@ -6,7 +6,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from pipelines.report import charts
-from pipelines.report.html import Heat, note, shown, table
+from pipelines.report.html import Heat, fill, note, shown, table
 from schemas.tables import TABLES
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def scores(connection: "DuckDBPyConnection") -> Markup:
         ends[score] = low, high
         counts.setdefault(score, {})[number] = rows
     quantiles = [[score, rows, *values] for score, rows, values in connection.execute(_QUANTILES).fetchall()]
-    return Markup("{}{}{}{}").format(
+    return fill(
+        "{}{}{}{}",
         note("The main number of each scorer; docs/scoring.md says what it means."),
         charts.grid(
             _histogram(score, f"{shown(rows)} rows, median {shown(median)}", *ends[score], counts[score])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from pipelines.report.charts import strip
-from pipelines.report.html import Heat, listing, note, percent, shown, size, swatch, table
+from pipelines.report.html import Heat, fill, join, listing, note, percent, shown, size, swatch, table
 from schemas.states import State
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ ORDER BY any_value({_BY_DESIGN}), rows DESC, place, reason LIMIT 25"""
 def glance(connection: "DuckDBPyConnection") -> Markup:
     cursor = connection.execute(_NUMBERS)
     names = [column[0] for column in cursor.description or []]
-    tiles = Markup("").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, shown(value))
+    tiles = join(
+        fill("<div><dt>{}</dt><dd>{}</dd></div>", name, shown(value))
         for name, value in zip(names, cursor.fetchall()[0], strict=True)
         if value
     )
     lines = listing(_worth_a_look(connection))
-    return Markup("<dl>{}</dl>{}{}").format(tiles, Markup("<h3>Worth a look</h3>") if lines else "", lines)
+    return fill("<dl>{}</dl>{}{}", tiles, Markup("<h3>Worth a look</h3>") if lines else "", lines)
 
 
 def _worth_a_look(connection: "DuckDBPyConnection") -> list[str]:
@@ -90,7 +90,8 @@ def what_ran(connection: "DuckDBPyConnection") -> Markup:
     versions = ", ".join(f"{name} {version}" for name, version in json.loads(runs[0][-1]).items())
     seeds = connection.execute("SELECT DISTINCT seed FROM stages WHERE seed IS NOT NULL ORDER BY 1").fetchall()
     makers = ["method", "model", "prompts (step:version)", "recipe hash", "records"]
-    return Markup("{}{}{}{}").format(
+    return fill(
+        "{}{}{}{}",
         table("The last runs", names, lines),
         note(f"Versions in the last run: {versions}."),
         note(f"Seed: {', '.join(str(seed) for (seed,) in seeds)}.") if seeds else "",

@@ -14,8 +14,9 @@ from pipelines.shards import write_rows
 from pipelines.workspace import Workspace
 from schemas.tables import TABLES
 
-RUN = {"run_id": "run-1", "recipe": "small", "recipe_hash": "abc", "status": "done", "versions": '{"python": "3.11.7"}',
-       "started": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "finished": datetime(2026, 1, 2, 4, 6, 5, tzinfo=UTC)}  # fmt: skip
+RUN = {"run_id": "run-1", "recipe": "small", "recipe_hash": "abc", "status": "done", "versions": '{"python": "3.11"}',
+       "started": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+       "finished": datetime(2026, 1, 2, 4, 6, 5, tzinfo=UTC)}  # fmt: skip
 
 
 def workspace(root, tables, runs=(RUN,), **manifest):
@@ -59,8 +60,8 @@ def document(number, text="t", tokens=100, **columns):
 
 
 class Page(HTMLParser):
-    """`tables`: title -> rows of cell texts, the header first. `charts`: title -> {label: count}. `tags`: (name, attributes).
-    `texts`: of the elements with class text, and of `marks`. `text`: all that is read."""
+    """`tables`: title -> rows of cell texts, the header first. `charts`: title -> {label: count}. `tags`: (name,
+    attributes). `texts`: of the elements with class text, and of `marks`. `text`: all that is read."""
 
     def __init__(self, html):
         super().__init__()

@@ -175,7 +175,8 @@ def test_curation(tmp_path):
     taken = {"doc-3": "gopher.n_words", "doc-4": "near_duplicate", "doc-7": "contaminated.texts"}
     judged = [("doc-3", "gopher.n_words", False), ("doc-1", "gopher.n_words", True), ("doc-3", "c4.lines", False),
               ("doc-1", "pii.email", True)]  # fmt: skip
-    hits = {"benchmark": "gsm8k", "field": "question", "hits": 3}
+    hits = {"benchmark": "gsm8k", "contaminated": False}
+    leak = {"contaminated": True}
     tables = {
         "documents": documents,
         "curated": [{"document_id": "doc-6", "original_id": "doc-1"}]
@@ -188,8 +189,8 @@ def test_curation(tmp_path):
             {"document_id": "doc-1", "keep": True, "kept_copy_id": "doc-1", "cluster_size": 1},
         ],
         "contamination": [
-            {"document_id": "doc-7", "item": "x.jsonl:1", "longest_run": 40, "covered": 0.5, "contaminated": True, **hits},
-            {"document_id": "doc-1", "item": "x.jsonl:2", "longest_run": 13, "covered": 0.1, "contaminated": False, **hits},
+            {"document_id": "doc-7", "item": "x.jsonl:1", "longest_run": 40, "covered": 0.5, **hits, **leak},
+            {"document_id": "doc-1", "item": "x.jsonl:2", "longest_run": 13, "covered": 0.1, **hits},
         ],
         "curation_alarms": [
             {"source": "web", "rule": "c4", "documents": 90, "of": 100, "share": 0.9, "text": "c4 takes much"}
