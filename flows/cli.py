@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     sql = command("sql", "Ask the catalog in SQL (DuckDB, read-only).")
     sql.add_argument("query", metavar="QUERY", help="a SELECT, or @NAME of docs/queries.md")
     sql.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    report = command("report", "Write one HTML page on what was made, how, and what was lost.")
+    report.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the workspace")
     export = command("export", "Copy a finished export into a folder, or put it on a Hugging Face hub.")
     export.add_argument("name", metavar="RECIPE/NAME", help="a recipe file (or its name), a slash, the export's name")
     export.add_argument("--to", type=Path, metavar="DIR", help="a new or empty folder, or an older export")

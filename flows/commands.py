@@ -36,6 +36,7 @@ def run(arguments: Namespace) -> None:
     finally:
         progress.close()
     _print_table(list(table[0]), [list(row.values()) for row in table])
+    _try_report(workspace)
     if recipe.export and arguments.stage in (None, "export"):
         from pipelines.export import exported_rows
 
@@ -43,6 +44,16 @@ def run(arguments: Namespace) -> None:
         rows = exported_rows(workspace, export.name)
         config = next((one for one in export.configs if rows.get(one)), export.configs[-1])
         _suggest(arguments.workspace, export, config)
+
+
+def _try_report(workspace: Workspace) -> None:
+    """The run is done and stays so, whatever becomes of its picture."""
+    from pipelines.report.page import write_report
+
+    try:
+        print(f"\nreport: {write_report(workspace)}")
+    except Exception as error:
+        print(f"longloom: no report was written: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[str, Any]]:
@@ -231,6 +242,12 @@ def sql(arguments: Namespace) -> None:
         writer.writerows(rows)
     else:
         _print_table(names, rows)
+
+
+def report(arguments: Namespace) -> None:
+    from pipelines.report.page import write_report
+
+    print(write_report(Workspace(arguments.workspace), arguments.to))
 
 
 def _named_query(name: str) -> str:

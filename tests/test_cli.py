@@ -88,7 +88,7 @@ for arguments in {lines}:
 heavy = "torch vllm transformers prefect duckdb datasets apache_beam pyarrow pandas numpy pydantic".split()
 print([name for name in heavy if name in sys.modules])
 """
-COMMANDS = ["run", "plan", "preview", "check", "status", "sql", "export"]
+COMMANDS = ["run", "plan", "preview", "check", "status", "sql", "report", "export"]
 
 
 def test_help_of_every_command_imports_nothing_heavy():
@@ -98,7 +98,7 @@ def test_help_of_every_command_imports_nothing_heavy():
 
 
 def test_every_command_of_the_contract_that_is_built_takes_a_workspace():
-    required = {"sql": ["SELECT 1"], "export": ["r/n", "--to", "d"], "status": []}
+    required = {"sql": ["SELECT 1"], "export": ["r/n", "--to", "d"], "status": [], "report": []}
     for command in COMMANDS:
         arguments = parser().parse_args([command, *required.get(command, ["recipe.yaml"]), "--workspace", "w"])
         assert arguments.workspace == Path("w")
@@ -258,6 +258,7 @@ def test_a_reader_that_goes_away_is_no_fault(built, rows):
 def test_run_from_end_to_end_and_again(tmp_path, capsys):
     path, workspace = real(tmp_path), tmp_path / "w"
     next_steps = (
+        f"\nreport: {workspace}/report.html\n"
         "\nTry next:\n"
         f"  longloom status --workspace {workspace}\n"
         f'  longloom sql --workspace {workspace} "SELECT method, count(*), avg(response_tokens) FROM samples '
@@ -293,7 +294,7 @@ def test_one_stage_and_a_limit(tmp_path, capsys):
     arguments = ["run", path, "--no-prefect", "--stage", "ingest", "--limit", "1", "--workspace", workspace.root]
     code, out, err = call(capsys, *arguments)
     table = "stage   units  rows  ok\n------  -----  ----  --\ningest      1     1   1\n"
-    assert (code, out, err) == (0, f"ingest: started\ningest: 1 rows\n{table}", "")
+    assert (code, out, err) == (0, f"ingest: started\ningest: 1 rows\n{table}\nreport: {workspace.root}/report.html\n", "")
     assert not workspace.exports.exists()
     assert query(workspace, "SELECT text FROM documents")[1] == [("one text",)]
 
@@ -305,7 +306,7 @@ def test_the_installed_command_and_the_module_are_one(tmp_path):
         done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "") and TABLE in done.stdout
         assert sorted(path.name for path in (tmp_path / f"w{number}").iterdir()) == [
-            ".lock", "catalog.duckdb", "exports", "manifests", "tables",
+            ".lock", "catalog.duckdb", "exports", "manifests", "report.html", "tables",
         ]  # fmt: skip
 
 
