@@ -328,7 +328,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(tmp_path):
     assert (process.returncode, err) == (130, "longloom: stopped; the same command continues where it was\n")
     assert "export.out" not in out
     workspace = Workspace(tmp_path / "w")
-    assert query(workspace, "SELECT status FROM runs")[1] == [("failed",)]
+    assert query(workspace, "SELECT status FROM runs")[1] == [("interrupted",)]
     # It did not go on to the end of the source, and left nothing half-made.
     assert [
         path
