@@ -1,4 +1,4 @@
-"""The journal of a run, `status` and `status --watch`, and what `serve` says to wrong arguments. No server is needed."""
+"""The journal of a run, `status --watch`, corpora that grow, and what `serve` says to wrong arguments. No server."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from pipelines.stages import Silence
 from pipelines.workspace import Workspace
 from schemas.errors import RunError
 from tests.conftest import run
-from tests.support import answer, recipe
+from tests.support import recipe
 from tests.test_cli import call, fault, real
 
 
@@ -76,7 +76,8 @@ def test_a_second_run_has_its_own_journal_of_what_changed_and_what_was_up_to_dat
     run(recipe(tmp_path, generate=[{"method": "agentwrite", "engine": "writer", "count": 2}]), workspace.root)
     (second,) = set(workspace.logs.glob("run-*.jsonl")) - {first}
     lines = [json.loads(line) for line in second.read_text("utf-8").splitlines()]
-    assert [(line["stage"], line["rows"], line["rows_done_before"]) for line in lines if "rows_done_before" in line] == [
+    begins = [line for line in lines if line["event"] == "stage_begin"]
+    assert [(line["stage"], line["rows"], line["rows_done_before"]) for line in begins] == [
         ("ingest", 0, 7), ("generate.agentwrite", 2, 0), ("export.out", None, 0),
     ]  # fmt: skip
     notes = [line["text"] for line in lines if line["event"] == "note" and line["stage"] == "generate.agentwrite"]
@@ -193,8 +194,8 @@ def test_serve_beside_something_at_its_port_says_what_to_set(tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"longloom: port {port} is in use: if that is a Prefect server, set PREFECT_API_URL=http://127.0.0.1:{port}/api, "
-        "else PREFECT_SERVER_API_PORT to a free port\n"
+        f"longloom: port {port} is in use: if that is a Prefect server, set "
+        f"PREFECT_API_URL=http://127.0.0.1:{port}/api, else PREFECT_SERVER_API_PORT to a free port\n"
     )
 
 

@@ -6,7 +6,6 @@ process that any local model has, or a server that answers at once and counts.
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -156,7 +155,7 @@ def test_a_schedule_fires_by_itself_and_the_next_run_takes_only_what_is_new(pref
 @pytest.fixture(scope="module")
 def worker(prefect, tmp_path_factory):
     """The deployment of prefect.yaml, and how to start a worker for it."""
-    url, env = prefect
+    env = prefect[1]
     folder = tmp_path_factory.mktemp("worker")
 
     def call(*arguments):
