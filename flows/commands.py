@@ -5,10 +5,10 @@ import json
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.tables import print_table
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 from schemas.export import Export
@@ -35,7 +35,7 @@ def run(arguments: Namespace) -> None:
             table = asyncio.run(_run_with_prefect(arguments, progress))
     finally:
         progress.close()
-    _print_table(list(table[0]), [list(row.values()) for row in table])
+    print_table(list(table[0]), [list(row.values()) for row in table])
     _try_report(workspace)
     if recipe.export and arguments.stage in (None, "export"):
         from pipelines.export import exported_rows
@@ -112,7 +112,7 @@ def plan(arguments: Namespace) -> None:
                 row += [f"{estimate.new_rows} of {estimate.rows}", f"~{cost.requests}", f"~{cost.prompt_tokens}"]
                 row += [f"~{cost.cached_tokens}", answers]
             rows.append(row + [""] * (len(names) - len(row)))
-        _print_table(names, rows)
+        print_table(names, rows)
         for one in plans:
             for line in one.why:
                 print(f"{one.name}: {line}")
@@ -153,7 +153,7 @@ def preview(arguments: Namespace) -> None:
         )
     if rows:
         print("rows without a record:")
-        _print_table(names, rows)
+        print_table(names, rows)
 
 
 def _show(record: dict[str, Any], texts: list[tuple[str, str]]) -> None:
@@ -184,40 +184,15 @@ def check(arguments: Namespace) -> None:
 
 
 def status(arguments: Namespace) -> None:
-    from flows.tables import stage_table
-    from pipelines.catalog import query
-    from pipelines.manifest import load_manifest
+    from flows.status import status as show
 
-    workspace = Workspace(arguments.workspace)
-    _, runs = query(workspace, "SELECT recipe, status, started, finished FROM runs ORDER BY started DESC LIMIT 1")
-    for name, state, started, finished in runs:
-        ended = f", ended {finished:%Y-%m-%d %H:%M:%S}" if finished else ""
-        print(f"recipe {name}: last run {state}, started {started:%Y-%m-%d %H:%M:%S}{ended}\n")
-    order = {"ingest": 0, "curate": 1, "generate": 2, "export": 9}
-    paths = sorted(workspace.manifests.glob("*.json"), key=lambda path: (order.get(path.stem.split(".")[0], 5), path))
-    manifests = [manifest for path in paths if (manifest := load_manifest(path)) is not None]
-    table = stage_table(manifests)
-    for row, manifest in zip(table, manifests, strict=True):
-        row["stage"] += "" if manifest.done else " (unfinished)"
-    if table:
-        _print_table(list(table[0]), [list(row.values()) for row in table])
-    names, rows = query(
-        workspace,
-        "SELECT method, step, count(*) AS calls, sum(prompt_tokens)::BIGINT AS prompt_tokens, "
-        "sum(cached_tokens)::BIGINT AS cached_tokens, sum(completion_tokens)::BIGINT AS answer_tokens, "
-        "round(sum(seconds), 1) AS seconds "
-        "FROM (SELECT DISTINCT ON (request_id) * FROM requests) GROUP BY ALL ORDER BY ALL",
-    )
-    if rows:
-        print()
-        _print_table(names, rows)
-    names, rows = query(
-        workspace,
-        "SELECT stage, state, reason, count(*) AS rows FROM row_states WHERE state <> 'ok' GROUP BY ALL ORDER BY ALL",
-    )
-    if rows:
-        print()
-        _print_table(names, rows)
+    show(arguments)
+
+
+def serve(arguments: Namespace) -> None:
+    from flows.serve import serve as work
+
+    work(arguments)
 
 
 def sql(arguments: Namespace) -> None:
@@ -241,7 +216,7 @@ def sql(arguments: Namespace) -> None:
         writer.writerow(names)
         writer.writerows(rows)
     else:
-        _print_table(names, rows)
+        print_table(names, rows)
 
 
 def report(arguments: Namespace) -> None:
@@ -302,26 +277,3 @@ def export(arguments: Namespace) -> None:
             print(f"{arguments.to}: {name}")
         if arguments.push is not None:
             print(f"{push(folder, arguments.push, arguments.private)}: {name}")
-
-
-def _print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows as plain aligned columns; long and multi-line values are shortened."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(name), *(len(row[i]) for row in cells)) if cells else len(name) for i, name in enumerate(names)]
-    numeric = [
-        bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(names))
-    ]
-
-    def line(values: Sequence[str]) -> str:
-        aligned = (v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, numeric, strict=True))
-        return "  ".join(aligned).rstrip()
-
-    print(line(names))
-    print("  ".join("-" * width for width in widths))
-    for row in cells:
-        print(line(row))
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else " ".join(str(value).split())
-    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,6 +1,6 @@
 """From a recipe to stages, and from stages to a finished workspace."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pipelines.curate import CorpusStage, RulesStage
 from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
 from pipelines.ingest_stage import IngestStage
+from pipelines.journal import Journal, ending
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.methods import generate_stages
 from pipelines.mix import mix_stages
@@ -127,24 +128,33 @@ async def build(
     progress: Progress | None = None,
     run_unit: RunUnit = run_directly,
     make_engine: MakeEngine = create_engine,
+    begun: Callable[[Context], Awaitable[None]] | None = None,
 ) -> list[Manifest]:
-    """Run a recipe: every stage that is not up to date. Returns the manifests of the stages that were asked for."""
+    """Run a recipe: every stage that is not up to date. Returns the manifests of the stages that were asked for.
+    `begun` is awaited once the workspace is locked: whatever ran in it before has ended."""
     async with opened(recipe_path, workspace, limit, progress, make_engine) as (context, engines):
         stages = choose(make_stages(context.recipe, engines), stage)
         with workspace.lock():
             run = RunRecord(workspace, context.recipe, context.run_id)
             run.start()
-            status = "failed"
+            error: BaseException | None = None
             try:
-                manifests = []
-                if stage is None:
-                    retire(context, {one.name for one in stages})
-                remove_orphans(workspace)
-                for one in stages:
-                    manifests.append(await execute(one, context, run_unit))
-                    build_catalog(workspace)
-                status = "done"
-                return manifests
+                with Journal(context, stages) as journal:
+                    context.progress = journal
+                    if begun is not None:
+                        await begun(context)
+                    if stage is None:
+                        retire(context, {one.name for one in stages})
+                    remove_orphans(workspace)
+                    manifests = []
+                    for one in stages:
+                        manifests.append(await execute(one, context, journal.noting(run_unit)))
+                        journal.stage_end(manifests[-1])
+                        build_catalog(workspace)
+                    return manifests
+            except BaseException as raised:
+                error = raised
+                raise
             finally:
-                run.finish(status)
+                run.finish(ending(error))
                 build_catalog(workspace)

@@ -4,7 +4,7 @@ import datetime
 import decimal
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,9 +37,9 @@ class IngestResult:
     states: dict[str, int]
 
 
-def unit_name(kind: Kind, source_name: str) -> str:
-    """The unit of work of one source, as its part files are named."""
-    return f"{STAGE}.{kind}.{source_name}"
+def unit_name(kind: Kind, source_name: str, group: int = 0) -> str:
+    """The unit of work of one source, or of one group of its files, as its part files are named."""
+    return f"{STAGE}.{kind}.{source_name}" + (f".{group:05d}" if group else "")
 
 
 def ingest_source(
@@ -51,19 +51,21 @@ def ingest_source(
     count_tokens: CountTokens | None = None,
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
+    files: Sequence[Path] = (),
+    group: int = 0,
 ) -> IngestResult:
     """Reads a source into parts of its table and of `row_states`; memory is bounded by a few batches.
 
     `seen` is asked and extended: a text that this or an earlier source of the same kind had is filtered.
     `limit`: rows read, good and bad; the source's own limit holds too. `progress` is told the rows read since it
-    was last called. Same inputs, same bytes. Raises UserError where the source is missing (see `sources.inputs`)
-    and ConservationError where a row would be lost.
+    was last called. `files`: only these of the source, its group of that number. Same inputs, same bytes. Raises
+    UserError where the source is missing (see `sources.inputs`) and ConservationError where a row would be lost.
     """
-    unit = unit_name(kind, source.name)
+    unit = unit_name(kind, source.name, group)
     states: Counter[str] = Counter()
     rows_in = 0
     with TableWriter(workspace, kind, unit) as table, TableWriter(workspace, "row_states", unit) as ledger:
-        for batch in _batches(_limited(read(source, base_dir), source.limit, limit)):
+        for batch in _batches(_limited(read(source, base_dir, files), source.limit, limit)):
             rows_in += len(batch)
             kept, lines = _judge(batch, kind, source, seen)
             _add_languages(kept)

@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 class RunRecord:
     """One line of `runs`: written when the run starts, again when it ends. A run that was killed stays `running` until
-    the next one marks it `killed`."""
+    the next one marks it `interrupted`."""
 
     def __init__(self, workspace: Workspace, recipe: Recipe, run_id: str) -> None:
         self._folder = workspace.root / "tables" / "runs"
@@ -64,7 +64,7 @@ class RunRecord:
         for path in sorted(self._folder.glob("part-*.parquet")):
             (row,) = pq.read_table(path).to_pylist()
             if row["status"] == "running":
-                _write(path, {**row, "status": "killed"})
+                _write(path, {**row, "status": "interrupted"})
         self._save()
 
     def finish(self, status: str) -> None:

@@ -3,9 +3,11 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pipelines.files import remove_leftovers
 from schemas.errors import UserError
@@ -36,15 +38,35 @@ class Workspace:
         except OSError as error:
             raise UserError(f"{self.root}: cannot be used as a workspace: {error.strerror or error}") from error
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(handle):
                 handle.seek(0)
                 owner = handle.read().strip() or "unknown"
-                raise UserError(f"{self.root}: another run (process {owner}) is using this workspace") from None
+                raise UserError(f"{self.root}: another run (process {owner}) is using this workspace")
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
             remove_leftovers(self.root)
             shutil.rmtree(self.scratch, ignore_errors=True)
             yield
+
+    def busy(self) -> bool:
+        """Does a run hold the lock? Asked by taking it for a moment, which `lock` waits out."""
+        try:
+            with (self.root / ".lock").open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no run has ever been here
+            return False
+        return False
+
+
+def _locked(handle: IO[str]) -> bool:
+    """Take the lock of one run; False when another has it, and not only for the moment that `busy` takes."""
+    for _ in range(10):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.02)
+    return False

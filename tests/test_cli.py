@@ -294,7 +294,11 @@ def test_one_stage_and_a_limit(tmp_path, capsys):
     arguments = ["run", path, "--no-prefect", "--stage", "ingest", "--limit", "1", "--workspace", workspace.root]
     code, out, err = call(capsys, *arguments)
     table = "stage   units  rows  ok\n------  -----  ----  --\ningest      1     1   1\n"
-    assert (code, out, err) == (0, f"ingest: started\ningest: 1 rows\n{table}\nreport: {workspace.root}/report.html\n", "")
+    assert (code, out, err) == (
+        0,
+        f"ingest: started\ningest: 1 rows\n{table}\nreport: {workspace.root}/report.html\n",
+        "",
+    )
     assert not workspace.exports.exists()
     assert query(workspace, "SELECT text FROM documents")[1] == [("one text",)]
 
@@ -329,7 +333,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(tmp_path):
     assert (process.returncode, err) == (130, "longloom: stopped; the same command continues where it was\n")
     assert "export.out" not in out
     workspace = Workspace(tmp_path / "w")
-    assert query(workspace, "SELECT status FROM runs")[1] == [("failed",)]
+    assert query(workspace, "SELECT status FROM runs")[1] == [("interrupted",)]
     # It did not go on to the end of the source, and left nothing half-made.
     assert [
         path

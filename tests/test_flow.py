@@ -55,7 +55,7 @@ async def work(recipe, workspace, tasks):
     tasks = sorted([run.name, run.state.name, run.run_count, sorted(run.tags)] for run in runs)
     return {
         "table": table, "error": error, "said": said, "flow": [flow.name, flow.state.name], "tasks": tasks,
-        "artifacts": [[one.key, one.type, one.description, json.loads(one.data)] for one in artifacts],
+        "artifacts": [[one.key, one.type, one.description, one.data] for one in artifacts],
     }
 
 async def main():
@@ -99,7 +99,7 @@ def flows(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
-def test_units_are_tasks_and_the_stage_table_is_an_artifact(flows):
+def test_units_are_tasks_and_what_came_out_stands_in_artifacts(flows):
     folder, (good, _, _) = flows
     assert (good["error"], good["table"]) == (None, STAGES)
     assert good["flow"] == [str(folder / "good" / "recipe.yaml"), "Completed"]
@@ -112,7 +112,14 @@ def test_units_are_tasks_and_the_stage_table_is_an_artifact(flows):
         ["longloom", "longloom:export.out"], ["longloom", "longloom:generate.long_qa"], ["longloom", "longloom:ingest"],
     ]  # fmt: skip
     description = f"Stages of {folder / 'good' / 'recipe.yaml'}"
-    assert good["artifacts"] == [["longloom-stages", "table", description, STAGES]]
+    artifacts = {key: rest for key, *rest in good["artifacts"]}
+    assert artifacts["longloom-progress"] == ["progress", "Progress of small", 100.0]
+    assert artifacts["longloom-stages"][:2] == ["table", description]
+    assert json.loads(artifacts["longloom-stages"][2]) == STAGES
+    kind, _, text = artifacts["longloom-report"]
+    workspace = folder / "good" / "workspace"
+    assert (kind, len(artifacts)) == ("markdown", 3)
+    assert text == f"Workspace: `{workspace}`\n\nReport: none yet: `longloom report` makes it\n"
 
 
 def test_a_unit_whose_engine_died_is_tried_again(flows):
@@ -138,7 +145,8 @@ def test_wrong_input_in_a_unit_comes_out_as_it_is_and_is_not_tried_again(flows):
     _, (_, wrong, _) = flows
     assert wrong["error"][0] == "UserError" and "nowhere" in wrong["error"][1]
     assert [task[:3] for task in wrong["tasks"]] == [["ingest/ingest.documents.texts", "Failed", 1]]
-    assert wrong["flow"][1] == "Failed" and wrong["artifacts"] == []
+    assert wrong["flow"][1] == "Failed"
+    assert wrong["artifacts"] == [["longloom-progress", "progress", "Progress of small", 0.0]]
 
 
 def test_wrong_input_before_the_units_comes_out_as_it_is(flows):
@@ -146,7 +154,7 @@ def test_wrong_input_before_the_units_comes_out_as_it_is(flows):
     looked = folder / "missing" / "boooks"
     sentence = f"source 'books': there is no file or folder 'boooks' (looked for '{looked}')"
     assert missing["error"] == ["UserError", sentence]
-    assert (missing["tasks"], missing["artifacts"], missing["flow"][1]) == ([], [], "Failed")
+    assert (missing["tasks"], missing["flow"][1]) == ([], "Failed")
 
 
 # ---------------------------------------------------------------- a server of one's own
@@ -211,8 +219,7 @@ def test_longloom_run_speaks_to_the_server_that_is_configured(tmp_path):
         )
         (run,) = ask(f"{url}/flow_runs/filter")
         assert (run["name"], run["state_type"]) == (str(path), "COMPLETED")
-        (artifact,) = ask(f"{url}/artifacts/filter")
-        assert artifact["key"] == "longloom-stages"
+        (artifact,) = [one for one in ask(f"{url}/artifacts/filter") if one["key"] == "longloom-stages"]
         assert [row["stage"] for row in json.loads(artifact["data"])] == ["ingest", "export.out"]
         # One sentence, although Prefect has a log with a traceback.
         done = longloom(missing, client)

@@ -278,7 +278,7 @@ def test_a_run_that_fails_keeps_the_units_it_has_finished(home, tmp_path):
     assert snapshot(tmp_path / "w") == snapshot(home / "w")
 
 
-def test_a_killed_run_is_called_killed_by_the_next_one(home):
+def test_a_killed_run_is_called_interrupted_by_the_next_one(home):
     (part,) = (home / "w" / "tables" / "runs").iterdir()
     table = pq.read_table(part).to_pylist()
     import pyarrow as pa
@@ -287,7 +287,7 @@ def test_a_killed_run_is_called_killed_by_the_next_one(home):
 
     pq.write_table(pa.Table.from_pylist([{**table[0], "status": "running"}], schema=TABLES["runs"]), part)
     run(home / "recipe.yaml", home / "w")
-    assert query(Workspace(home / "w"), "SELECT status FROM runs ORDER BY started")[1] == [("killed",), ("done",)]
+    assert query(Workspace(home / "w"), "SELECT status FROM runs ORDER BY started")[1] == [("interrupted",), ("done",)]
 
 
 # ---------------------------------------------------------------- whose workspace it is

@@ -1,6 +1,6 @@
 """Reading the sources of a recipe: one module a type, imported when a recipe uses it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ def inputs(source: AnySource, base_dir: Path) -> list[Input]:
     return found
 
 
-def read(source: AnySource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
-    """All rows of a source, good and bad, one at a time, in an order that depends on the files alone."""
-    rows: Iterator[SourceRow | BadRow] = _module(source).read(source, base_dir)
+def read(source: AnySource, base_dir: Path, files: Sequence[Path] = ()) -> Iterator[SourceRow | BadRow]:
+    """All rows of a source, good and bad, one at a time, in an order that depends on the files alone. `files`: read
+    only these, the paths of some of its inputs."""
+    module = _module(source)
+    rows: Iterator[SourceRow | BadRow] = module.read(source, base_dir, *((files,) if files else ()))
     return rows
 
 

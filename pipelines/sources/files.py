@@ -84,13 +84,15 @@ def walk(folder: Path, hidden: bool = False, follow_links: bool = True) -> Itera
         yield from (Path(root, name) for name in files if hidden or not name.startswith("."))
 
 
-def describe(path: Path, base_dir: Path) -> Input:
-    """Size and time of a file. One that cannot be examined has size 0 here, and is a bad row when it is read."""
+def describe(path: Path, base_dir: Path, apart: bool = False) -> Input:
+    """Size and time of a file. One that cannot be examined has size 0 here, and is a bad row when it is read. `apart`:
+    it can be read apart from the others of its source."""
+    alone = path if apart else None
     try:
         status = path.stat()
     except OSError:
-        return Input(shown(path, base_dir), 0, 0)
-    return Input(shown(path, base_dir), status.st_size, status.st_mtime_ns)
+        return Input(shown(path, base_dir), 0, 0, alone)
+    return Input(shown(path, base_dir), status.st_size, status.st_mtime_ns, alone)
 
 
 def open_stream(path: Path) -> IO[bytes]:

@@ -1,7 +1,7 @@
 """JSON lines, plain or compressed: one object a line. Blank lines are no rows."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,11 +30,11 @@ _SAMPLE_LINES = 1000  # how far the check of the text key looks for a first well
 def inputs(source: JsonlSource, base_dir: Path) -> list[Input]:
     files = find_files(source, source.path, base_dir, PATTERNS)
     _check_text_key(source, files, base_dir)
-    return [describe(path, base_dir) for path in files]
+    return [describe(path, base_dir, apart=True) for path in files]
 
 
-def read(source: JsonlSource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
-    for path in find_files(source, source.path, base_dir, PATTERNS):
+def read(source: JsonlSource, base_dir: Path, files: Sequence[Path] = ()) -> Iterator[SourceRow | BadRow]:
+    for path in files or find_files(source, source.path, base_dir, PATTERNS):
         for location, value in objects(path, shown(path, base_dir)):
             if isinstance(value, BadRow):
                 yield value

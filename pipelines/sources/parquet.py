@@ -1,6 +1,6 @@
 """Parquet files: read by record batches of a few megabytes, and only the columns that the recipe names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ def inputs(source: ParquetSource, base_dir: Path) -> list[Input]:
     files = find_files(source, source.path, base_dir, ("*.parquet",))
     for path in files:
         _check_columns(source, path, shown(path, base_dir))
-    return [describe(path, base_dir) for path in files]
+    return [describe(path, base_dir, apart=True) for path in files]
 
 
-def read(source: ParquetSource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
-    for path in find_files(source, source.path, base_dir, ("*.parquet",)):
+def read(source: ParquetSource, base_dir: Path, files: Sequence[Path] = ()) -> Iterator[SourceRow | BadRow]:
+    for path in files or find_files(source, source.path, base_dir, ("*.parquet",)):
         name = shown(path, base_dir)
         try:
             file = _open(path)

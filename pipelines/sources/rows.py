@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from schemas.curation.contamination import Benchmark
@@ -18,11 +19,13 @@ DETAIL_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One file that a source will read. `name` is relative to the recipe's folder where possible."""
+    """One file that a source will read. `name` is relative to the recipe's folder where possible. `path`: of a
+    file that can be read apart from the others of its source."""
 
     name: str
     size: int  # bytes
     mtime_ns: int
+    path: Path | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """Text files: one document a file, titled with the file's name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.sources.files import STREAM_ERRORS, bom_encoding, describe, find_files, looks_binary, shown
@@ -10,11 +10,12 @@ from schemas.states import State
 
 
 def inputs(source: TextSource, base_dir: Path) -> list[Input]:
-    return [describe(path, base_dir) for path in find_files(source, source.path, base_dir, source.include)]
+    files = find_files(source, source.path, base_dir, source.include)
+    return [describe(path, base_dir, apart=True) for path in files]
 
 
-def read(source: TextSource, base_dir: Path) -> Iterator[SourceRow | BadRow]:
-    for path in find_files(source, source.path, base_dir, source.include):
+def read(source: TextSource, base_dir: Path, files: Sequence[Path] = ()) -> Iterator[SourceRow | BadRow]:
+    for path in files or find_files(source, source.path, base_dir, source.include):
         location = f"{shown(path, base_dir)}:1"
         text = read_text(path, location)
         yield text if isinstance(text, BadRow) else make_row(text, location, title=path.stem)
