@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.card import is_export, write_card
 from pipelines.code_version import code_version
 from pipelines.curated import curated_documents, curation
+from pipelines.damage import is_cut
 from pipelines.files import sync
 from pipelines.indicator import marked_answers, with_indicator
 from pipelines.manifest import UnitRecord
@@ -203,9 +204,9 @@ def exported_rows(folder: Path) -> dict[str, int]:
 
 
 def _complete(folder: Path) -> bool:
-    """Does a config have all the files that their names (`...-of-00002.parquet`) promise?"""
-    names = [path.stem for path in folder.glob("train-*-of-*.parquet")]
-    return bool(names) and len(names) == int(names[0].rpartition("-")[2])
+    """Does a config have all the files that their names (`...-of-00002.parquet`) promise, to their ends?"""
+    paths = list(folder.glob("train-*-of-*.parquet"))
+    return bool(paths) and len(paths) == int(paths[0].stem.rpartition("-")[2]) and not any(map(is_cut, paths))
 
 
 def _state_row(stage: str, row_id: str, config: str = "", reason: str = "") -> dict[str, Any]:
