@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     from flows import commands
 
+    stopped = _stop_gently()
     try:
         getattr(commands, arguments.command)(arguments)
         sys.stdout.flush()
@@ -81,11 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(1, error)
     except KeyboardInterrupt:
         print("longloom: stopped; the same command continues where it was", file=sys.stderr)
-        return 130
+        return 128 + (stopped[0] if stopped else signal.SIGINT)
     except OSError as error:  # a full disk, a folder that cannot be written; BrokenPipeError is one too
         _drop_unwritable()
         return 0 if isinstance(error, BrokenPipeError) else _fail(1, error)  # 0: `longloom sql ... | head`
     return 0
+
+
+def _stop_gently() -> list[int]:
+    """From now on SIGTERM ends a command as Ctrl-C does. Returns a list that will hold the signal."""
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a shell
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGINT)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+    return stopped
 
 
 def _drop_unwritable() -> None:

@@ -106,7 +106,7 @@ class Ledger:
                 raise UserError(
                     f"{path}: ledger layout {self._version()}, and this Longloom reads layout {LAYOUT_VERSION}"
                 )
-            self.get("")  # fails where the table is another program's
+            self._reader.execute(_SELECT, ("",))  # fails where the table is another program's
         except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(f"{path}: cannot be used as a ledger: {error}") from error
         self._thread = threading.Thread(target=self._write_loop, args=(self._connect(),), name="ledger", daemon=True)
@@ -143,8 +143,16 @@ class Ledger:
             self._reader.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
 
     def get(self, request_id: str) -> Entry | None:
-        row = self._reader.execute(_SELECT, (request_id,)).fetchone()
+        try:
+            row = self._reader.execute(_SELECT, (request_id,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._failure("read", error) from error
         return None if row is None else Entry(*row)
+
+    def _failure(self, verb: str, error: Exception) -> RunError:
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        advice = "; move it away and run again: finished units stand, the calls of others are made anew"
+        return RunError(f"{self.path}: the ledger could not be {verb}: {error}{advice if damaged else ''}")
 
     async def put(self, entry: Entry) -> Entry:
         """Record an answer; returns what stands in the ledger (another process may have been first)."""
@@ -175,8 +183,7 @@ class Ledger:
                 self._commit(connection, batch)
         connection.close()
 
-    @classmethod
-    def _commit(cls, connection: sqlite3.Connection, batch: list[_Waiter]) -> None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Waiter]) -> None:
         error: Exception | None = None
         before, new = connection.total_changes, False
         try:
@@ -185,11 +192,11 @@ class Ledger:
                 connection.executemany(_INSERT, [(*entry.row(), now) for entry, _, _ in batch])
             new = connection.total_changes - before == len(batch)
         except sqlite3.Error as failure:
-            error = RunError(f"the ledger could not be written: {failure}")
+            error = self._failure("written", failure)
         except Exception as failure:  # a value that SQLite cannot hold: one entry's fault, not its neighbours'
             if len(batch) > 1:
                 for one in batch:
-                    cls._commit(connection, [one])
+                    self._commit(connection, [one])
                 return
             error = ValueError(f"the answer cannot be recorded: {failure}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from generators.engines import create_engine
 from pipelines.catalog import build_catalog
 from pipelines.curate import CorpusStage, RulesStage
+from pipelines.damage import damage_named, is_cut, put_aside
 from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
 from pipelines.ingest_stage import IngestStage
@@ -88,7 +89,8 @@ def retire(context: Context, stages: set[str]) -> None:
 
 
 def remove_orphans(workspace: Workspace) -> None:
-    """Delete parts that no manifest names: what a killed run wrote last, what retired stages wrote."""
+    """Delete parts that no manifest names: what a killed run wrote last, what retired stages wrote. Parts that were cut
+    off are put aside."""
     known: set[str] = set()
     manifests = [load_manifest(path) for path in workspace.manifests.glob("*.json")]
     for manifest in manifests:
@@ -97,6 +99,8 @@ def remove_orphans(workspace: Workspace) -> None:
     for path in (workspace.root / "tables").glob("*/part-*.parquet"):
         if path.parent.name != "runs" and path.relative_to(workspace.root).as_posix() not in known:
             path.unlink()
+        elif is_cut(path):
+            put_aside(path)
 
 
 @asynccontextmanager
@@ -134,7 +138,7 @@ async def build(
     `begun` is awaited once the workspace is locked: whatever ran in it before has ended."""
     async with opened(recipe_path, workspace, limit, progress, make_engine) as (context, engines):
         stages = choose(make_stages(context.recipe, engines), stage)
-        with workspace.lock():
+        with workspace.lock(), damage_named(workspace):
             run = RunRecord(workspace, context.recipe, context.run_id)
             run.start()
             error: BaseException | None = None

@@ -97,6 +97,8 @@ def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
     except (OSError, duckdb.IOException) as error:
         if not workspace.catalog.exists():  # a read-only folder is fine as long as it has a catalog
             raise RunError(f"{workspace.catalog}: cannot be written: {error}") from error
+    except duckdb.Error as error:
+        raise UserError(f"{_one_line(error)}; run the recipe again to make it anew") from error
     connection = duckdb.connect(str(workspace.catalog), read_only=True)
     connection.execute(f"SET allowed_directories = [{_quote(str(workspace.root / 'tables') + '/')}]")
     connection.execute("SET enable_external_access = false")
@@ -131,8 +133,11 @@ def _ask(connection: "duckdb.DuckDBPyConnection", sql: str) -> tuple[list[str], 
         names = [column[0] for column in cursor.description or []]
         return names, cursor.fetchall()
     except duckdb.Error as error:
-        message = str(error).partition("\n\nLINE ")[0]  # without the picture of the place
-        raise UserError(f"the query failed: {' '.join(message.split())}") from error
+        raise UserError(f"the query failed: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())  # without the picture of the place
 
 
 def _must_only_read(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:

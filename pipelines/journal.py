@@ -24,7 +24,8 @@ class Journal:
         self._shown: Progress = context.progress
         self._stages = [stage.name for stage in stages]
         self._run_id = context.run_id
-        self._name, self._rows, self._done = "", None, 0
+        self._rows: int | None = None
+        self._name, self._done = "", 0
         self._began = self._told = time.monotonic()
         path = context.workspace.logs / f"{context.run_id}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.damage import is_cut
 from pipelines.mds import MdsWriter
 from pipelines.megatron import MegatronWriter
 from schemas.export import Export
@@ -136,5 +137,7 @@ def complete(folder: Path, export: Export) -> bool:
         return MdsWriter.complete(folder)
     if export.format == "megatron":
         return MegatronWriter.complete(folder)
-    names = [path.name for path in folder.glob(f"train-*-of-*.{suffix(export)}")]
-    return bool(names) and len(names) == int(names[0].partition(".")[0].rpartition("-")[2])
+    paths = list(folder.glob(f"train-*-of-*.{suffix(export)}"))
+    if not paths or len(paths) != int(paths[0].name.partition(".")[0].rpartition("-")[2]):
+        return False
+    return export.format != "parquet" or not any(map(is_cut, paths))

@@ -211,9 +211,9 @@ class OpenAIClient(Engine):
     # ------------------------------------------------------------ servers that fail
 
     def _leave_out(self, replica: Replica, error: EngineError) -> None:
-        """Give it no more requests until it answers again."""
+        """Give it no more requests until it answers again. The only server is tried all the same."""
         replica.up = False
-        if replica not in self._watchers:
+        if len(self._replicas) > 1 and replica not in self._watchers:
             log.warning("a server is left out until it answers again: %s", error)
             self._watchers[replica] = asyncio.create_task(self._watch(replica))
 
