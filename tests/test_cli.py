@@ -310,7 +310,7 @@ def test_the_installed_command_and_the_module_are_one(tmp_path):
         done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "") and TABLE in done.stdout
         assert sorted(path.name for path in (tmp_path / f"w{number}").iterdir()) == [
-            ".lock", "catalog.duckdb", "exports", "manifests", "report.html", "tables",
+            ".lock", "catalog.duckdb", "exports", "logs", "manifests", "report.html", "tables",
         ]  # fmt: skip
 
 
