@@ -294,7 +294,11 @@ def test_one_stage_and_a_limit(tmp_path, capsys):
     arguments = ["run", path, "--no-prefect", "--stage", "ingest", "--limit", "1", "--workspace", workspace.root]
     code, out, err = call(capsys, *arguments)
     table = "stage   units  rows  ok\n------  -----  ----  --\ningest      1     1   1\n"
-    assert (code, out, err) == (0, f"ingest: started\ningest: 1 rows\n{table}\nreport: {workspace.root}/report.html\n", "")
+    assert (code, out, err) == (
+        0,
+        f"ingest: started\ningest: 1 rows\n{table}\nreport: {workspace.root}/report.html\n",
+        "",
+    )
     assert not workspace.exports.exists()
     assert query(workspace, "SELECT text FROM documents")[1] == [("one text",)]
 
