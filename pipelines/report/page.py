@@ -37,7 +37,7 @@ SECTIONS: tuple[tuple[str, str, Section], ...] = (
     ("Preferences", "preferences", samples.preferences),
 )
 
-_ORDER = ("ingest", "curate.rules", "curate", "generate", "train", "score", "select")
+_ORDER = ("ingest", "curate.rules", "curate", "generate", "train", "score", "select", "tokenise", "mix", "pack")
 
 # What several sections read. Long tables name rows by a hash of 8 bytes, to keep a million of them small.
 _PREPARED = """
