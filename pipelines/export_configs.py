@@ -54,6 +54,13 @@ class Reading:
         for part in parts:
             yield from pq.ParquetFile(self.context.workspace.root / part.file).iter_batches(BATCH_ROWS)
 
+    def groups(self, parts: list[Part]) -> Iterator[pa.RecordBatch]:
+        """Row group by row group: rows of tokens may be very long, and their groups are small."""
+        for part in parts:
+            file = pq.ParquetFile(self.context.workspace.root / part.file)
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(BATCH_ROWS, [group])
+
     def chosen(self, table: str, id_column: str) -> Iterator[tuple[pa.RecordBatch, list[LeftOut]]]:
         """Records by the methods and the selection that the export names."""
         kept: list[tuple[str, str, pa.Array]] = []  # column, reason of those left out, what it must be one of
@@ -113,12 +120,12 @@ def _documents(reading: Reading) -> Tables:
 
 def _packed(reading: Reading) -> Tables:
     rows = prolong if reading.export.format == "mds" else packed
-    for batch in reading.batches(reading.made("packs")):
+    for batch in reading.groups(reading.made("packs")):
         yield rows(batch), []
 
 
 def _tokenised(reading: Reading) -> Tables:
-    for batch in reading.batches(reading.made("tokens")):
+    for batch in reading.groups(reading.made("tokens")):
         yield tokenised(batch), []
 
 

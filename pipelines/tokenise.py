@@ -159,7 +159,7 @@ def _batches(root: Path, shard: Shard, config: Tokenise, meant: Places) -> Itera
     rows: dict[str, list[Any]] = {}
     file = pq.ParquetFile(root / shard.file)
     columns = _COLUMNS[config.rows]
-    for batch in file.iter_batches(64, list(shard.groups), columns):
+    for batch in (one for group in shard.groups for one in file.iter_batches(64, [group], columns)):
         first, last = np.searchsorted(meant, [place, place + batch.num_rows])
         here = batch.take(pa.array(meant[first:last] - place))
         place += batch.num_rows

@@ -20,7 +20,6 @@ from schemas.tables import TABLES
 
 Ints = npt.NDArray[np.int64]
 _FACTS = ["row_id", "kind", "source", "method", "length", "loss_tokens"]
-_BATCH_ROWS = 256
 _SCAN = 10_000_000  # tokens looked at together
 
 
@@ -74,13 +73,14 @@ class TokenStore:
         place = 0
         with (folder / "ids").open("wb") as ids, (folder / "mask").open("wb") as masks:
             for part in rows.parts:
-                for batch in pq.ParquetFile(root / part.file).iter_batches(
-                    _BATCH_ROWS, columns=["input_ids", "loss_mask"]
-                ):
-                    here = batch.filter(pa.array(wanted[place : place + batch.num_rows]))
+                file = pq.ParquetFile(root / part.file)
+                for group in range(file.num_row_groups):  # small ones, however long the rows are
+                    batch = file.read_row_group(group, ["input_ids", "loss_mask"])
+                    here = batch.filter(pa.array(wanted[place : place + batch.num_rows])).combine_chunks()
                     place += batch.num_rows
-                    ids.write(here.column(0).flatten().to_numpy(zero_copy_only=False).data)
-                    masks.write(_mask(here.column(0), here.column(1)).data)
+                    for row_ids, mask in zip(here["input_ids"].chunks, here["loss_mask"].chunks, strict=True):
+                        ids.write(row_ids.flatten().to_numpy(zero_copy_only=False).data)
+                        masks.write(_mask(row_ids, mask).data)
         self._ids, self._mask = _mapped(folder / "ids", np.int32), _mapped(folder / "mask", np.bool_)
 
     def gather(self, rows: Ints, starts: Ints, lengths: Ints) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
