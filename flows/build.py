@@ -4,6 +4,7 @@ Prefect sees the run, retries units whose engine failed, and shows progress, the
 artifacts. What makes a run resumable is ours (manifests and ledger): after a kill, the same command continues.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from flows.tables import stage_table
 from pipelines.build import build
 from pipelines.journal import Journal
 from pipelines.manifest import UnitRecord
+from pipelines.report.page import write_report
 from pipelines.stages import Context, Progress, Stage, Unit
 from pipelines.workspace import Workspace
 from schemas.errors import ConservationError, RunError, UserError
@@ -139,6 +141,11 @@ async def longloom(
     shown, place = _Shown(), Workspace(Path(workspace), Path(ledger) if ledger else None)
     manifests = await build(Path(recipe), place, stage, limit, progress, shown.unit, begun=shown.begin)
     table = stage_table(manifests)
+    if _progress is None:  # the command line writes the report itself
+        try:
+            await asyncio.to_thread(write_report, place)
+        except Exception as error:  # the run is done and stays so, whatever becomes of its picture
+            get_run_logger().warning(f"no report was written: {error}")
     await shown.end(recipe, place, table)
     return table
 
