@@ -143,6 +143,7 @@ def test_a_schedule_fires_by_itself_and_the_next_run_takes_only_what_is_new(pref
     todo = [one["rows"] for one in lines if one["event"] == "stage_begin" and one["stage"] == "generate.long_qa"]
     assert todo[0] == 4 and sum(todo[1:]) == 2
     assert [one["status"] for one in lines if one["event"] == "run_end"][:2] == ["done", "done"]
+    assert (workspace / "report.html").is_file()
     # What was due while a run was at work was not started, and nothing is planned any more.
     assert {run["state_name"] for run in runs(url, workspace)} <= {"Completed", "Cancelled", "Submitting", "Pending"}
     (deployment,) = [one for one in ask(f"{url}/deployments/filter") if one["name"] == "books"]
