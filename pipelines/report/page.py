@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pipelines.catalog import connect
 from pipelines.files import atomic_path
 from pipelines.manifest import load_manifest
-from pipelines.report import calls, curation, lengths, samples, scores, stages
+from pipelines.report import calls, curation, lengths, samples, scores, stages, training
 from pipelines.report.html import visible
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
@@ -33,6 +33,8 @@ SECTIONS: tuple[tuple[str, str, Section], ...] = (
     ("Model calls", "calls", calls.calls),
     ("Scores", "score_values", scores.scores),
     ("Evidence", "samples", lengths.evidence),
+    ("Mixtures", "mixtures", training.mixtures),
+    ("Packing", "packings", training.packings),
     ("Samples", "samples", samples.samples),
     ("Preferences", "preferences", samples.preferences),
 )
