@@ -20,10 +20,13 @@ from transformers import AutoModelForCausalLM
 def row_loss(model: torch.nn.Module, row: dict[str, torch.Tensor]) -> torch.Tensor:
     """The weighted loss of one packed row: a scalar. Samples do not see each other: positions restart at each, from
     which transformers builds the mask (or FlashAttention its borders). Columns are tensors of shape (tokens,)."""
-    logits = model(input_ids=row["input_ids"][None], position_ids=row["position_ids"][None], use_cache=False).logits[0]
     # The token at t predicts that at t + 1. The first label of each sample is -100: no sample predicts the next one.
-    losses = torch.nn.functional.cross_entropy(logits[:-1].float(), row["labels"][1:], reduction="none")
-    return (row["loss_weights"][1:] * losses).sum()
+    # Logits are made where there is a target alone: over all tokens of a long row they would fill the memory.
+    learnt = (row["labels"][1:] != -100).nonzero()[:, 0]
+    ids, positions = row["input_ids"][None], row["position_ids"][None]
+    logits = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=learnt).logits[0]
+    losses = torch.nn.functional.cross_entropy(logits.float(), row["labels"][1:][learnt], reduction="none")
+    return (row["loss_weights"][1:][learnt] * losses).sum()
 
 
 def train(model: torch.nn.Module, rows: Sequence, steps: int, accumulate: int, learning_rate: float) -> list[float]:
@@ -65,7 +68,8 @@ def main(argv: list[str] | None = None) -> list[float]:
         raise SystemExit(f"{arguments.data}: its rows have no loss_weights: set them under 'pack' in the recipe")
     rows = rows.select_columns(["input_ids", "labels", "position_ids", "loss_weights"]).with_format("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).to(device)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).to(device).train()
+    model.gradient_checkpointing_enable()
     steps = -(-len(rows) // arguments.accumulate)
     steps = min(steps, arguments.max_steps or steps)
     losses = train(model, rows, steps, arguments.accumulate, arguments.learning_rate)
