@@ -133,7 +133,12 @@ def read(workspace: Path, table: str, columns: tuple[str, ...] = (), without: tu
 
 
 def without_requests(workspace: Path) -> dict[str, str]:
-    return {path: digest for path, digest in snapshot(workspace).items() if not path.startswith("tables/requests/")}
+    """All files that tables and exports are made of, but requests and what was put aside as damaged."""
+    return {
+        path: digest
+        for path, digest in snapshot(workspace).items()
+        if not path.startswith("tables/requests/") and not path.endswith(".damaged")
+    }
 
 
 def responses(ledger: Path) -> set[str]:

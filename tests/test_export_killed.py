@@ -30,6 +30,7 @@ def exports(workspace):
     return {name: snapshot(workspace / "exports" / name) for name in NAMES}
 
 
+@pytest.mark.slow
 def test_killed_while_a_new_export_takes_the_place_of_an_old_one(driver, tmp_path):
     recipes = {}
     for version, count in (("old", 2), ("new", 6)):

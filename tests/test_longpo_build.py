@@ -227,7 +227,7 @@ def test_the_longpo_config_holds_a_document_with_all_its_turns(made: Workspace, 
 def test_a_document_whose_pairs_stand_in_two_parts_stays_one_row(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("pipelines.shards.ROW_GROUP_BYTES", 1)
     monkeypatch.setattr("pipelines.shards.TableWriter.__init__.__defaults__", (1,))
-    monkeypatch.setattr("pipelines.export.BATCH_ROWS", 2)
+    monkeypatch.setattr("pipelines.export_configs.BATCH_ROWS", 2)
     make(small(tmp_path), tmp_path / "w")
     manifest = load_manifest(tmp_path / "w" / "manifests" / "generate.longpo.json")
     assert manifest is not None and len(manifest.parts("preferences")) > 3

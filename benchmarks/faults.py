@@ -1,0 +1,181 @@
+"""What happens to a run when things break: is anything lost, made twice, paid twice or different afterwards?
+
+python -m benchmarks.faults [--kills 200]
+
+The real command line over a small recipe whose model is a server of ours. Each fault happens once to a workspace of its
+own; then the same command runs until it ends well (at most four times). `lost`, `twice`: rows against an uninterrupted
+run; `paid twice`: answers that the ledger held and that were asked again; `equal`: all tables and exports are byte for
+byte those of an uninterrupted run. Kills are those of benchmarks.crash. Faults of mounts need root.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fault_bench import Bench, Ended, Harm, until_well
+from tests.faulty_server import FAULTS as SERVER_FAULTS
+from tests.faulty_server import FOR_EVER, FaultyServer
+from tests.support import recipe
+from tests.workspace_faults import FAULTS as WORKSPACE_FAULTS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`ended`: how each command ended, the last one well."""
+
+    ended: list[Ended]
+    harm: Harm
+
+    @property
+    def is_good(self) -> bool:
+        return self.harm.is_none and self.ended[-1].code == 0 and all(one.is_clear for one in self.ended)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[Bench]:
+    server = FaultyServer()
+    try:
+        yield Bench(recipe(folder, engines={"writer": server.engine()}), server)
+    finally:
+        server.close()
+
+
+def through(bench: Bench, name: str, workspace: Path) -> Outcome:
+    """One fault by its name, and back to a finished workspace."""
+    return SCENARIOS[name](bench, workspace)
+
+
+def _until_well(bench: Bench, workspace: Path, before: list[Ended], paid: int = 0) -> Outcome:
+    def run() -> Ended:
+        nonlocal paid
+        ended = bench.run(workspace)
+        paid += bench.paid_twice()
+        return ended
+
+    return Outcome([*before, *until_well(run)], bench.harm(workspace, paid))
+
+
+def _server(fault: str, left: int) -> Callable[[Bench, Path], Outcome]:
+    def scenario(bench: Bench, workspace: Path) -> Outcome:
+        assert bench.server is not None
+        bench.server.fault, bench.server.left = fault, left
+        ended = bench.run(workspace)
+        bench.server.left = 0
+        return _until_well(bench, workspace, [ended], bench.paid_twice())
+
+    return scenario
+
+
+def _files(break_it: Callable[[Path], Path]) -> Callable[[Bench, Path], Outcome]:
+    def scenario(bench: Bench, workspace: Path) -> Outcome:
+        path = break_it(bench.copy(workspace))
+        first = bench.run(workspace)
+        paid = bench.paid_twice()
+        if "delete it" in first.sentence or "move it away" in first.sentence:  # as the sentence says
+            path.rename(path.with_name(f"{path.name}.broken"))
+        return _until_well(bench, workspace, [first], paid)
+
+    return scenario
+
+
+def _signal(bench: Bench, workspace: Path) -> Outcome:
+    process = bench.start(workspace)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    ended = bench.ended(process)
+    return _until_well(bench, workspace, [ended], bench.paid_twice())
+
+
+def _two_writers(bench: Bench, workspace: Path) -> Outcome:
+    first = bench.start(workspace)
+    second = subprocess.Popen(bench.command(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    both = [bench.ended(first), bench.ended(second)]
+    return _until_well(bench, workspace, both, bench.paid_twice())
+
+
+@contextlib.contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+
+    def again(changed: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{changed}", folder], check=True, capture_output=True)
+
+    try:
+        yield again
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def _disk_full(bench: Bench, workspace: Path) -> Outcome:
+    with _mounted(workspace, "size=140k") as again:
+        ended = bench.run(workspace)
+        paid = bench.paid_twice()
+        again("size=100m")
+        return _until_well(bench, workspace, [ended], paid)
+
+
+def _read_only(bench: Bench, workspace: Path) -> Outcome:
+    with _mounted(workspace, "size=100m") as again:
+        again("ro")
+        ended = bench.run(workspace)
+        again("rw")
+        return _until_well(bench, workspace, [ended])
+
+
+MOUNTS = {"the disk is full": _disk_full, "the workspace is read-only": _read_only}
+SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
+    **{f"the server: {fault}, once": _server(fault, 1) for fault in SERVER_FAULTS},
+    "the server: 500, always": _server("500", FOR_EVER),
+    "the server: closes the connection, always": _server("closes the connection", FOR_EVER),
+    **{name: _files(break_it) for name, break_it in WORKSPACE_FAULTS.items()},
+    "SIGTERM": _signal,
+    "two runs at once": _two_writers,
+    **(MOUNTS if os.geteuid() == 0 else {}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    arguments = parser.parse_args()
+    print("| fault | exit codes | lost | twice | paid twice | equal | what was said |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="longloom-faults-") as folder, opened(Path(folder) / "recipe") as bench:
+        for number, name in enumerate(SCENARIOS):
+            outcome = through(bench, name, Path(folder) / f"w{number}")
+            codes = ", ".join(str(one.code) for one in outcome.ended)
+            said = next((one.sentence for one in outcome.ended if one.sentence), "")
+            said = said.replace(folder, "").replace("|", "\\|").removeprefix("longloom: ")[:160]
+            harm = outcome.harm
+            equal = "yes" if harm.equal else "no"
+            print(
+                f"| {name} | {codes} | {harm.lost} | {harm.twice} | {harm.paid_twice} | {equal} | {said} |", flush=True
+            )
+    if arguments.kills:
+        _kills(arguments.kills)
+
+
+def _kills(count: int) -> None:
+    from benchmarks.crash import at_moments, print_rows
+    from tests.crash_driver import drill
+
+    print(
+        "\n| killed (SIGKILL) | kills | workspaces resumed | lost | repeated | differing |\n|---|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory(prefix="longloom-kills-") as folder:
+        path = recipe(Path(folder, "recipe"))
+        with drill(Path(folder), path) as small:
+            print_rows("at a random moment", at_moments(small, random.Random(1), count))
+
+
+if __name__ == "__main__":
+    main()
