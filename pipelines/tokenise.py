@@ -64,12 +64,11 @@ class TokeniseStage(Stage):
     def settings(self, context: Context) -> dict[str, Any]:
         assert self.config.tokenizer is not None
         encoder = make_encoder(self.config.tokenizer, context.base_dir, fast=False)
-        for key, number in (("bos", encoder.bos_id), ("eos", encoder.eos_id)):
-            if self.config.rows == "documents" and getattr(self.config, key) and number is None:
-                raise UserError(
-                    f"tokenise {self.config.name!r}: tokenizer {self.config.tokenizer!r} has no {key} token: "
-                    f"set {key}: false"
-                )
+        if self.config.rows == "documents":
+            for key, wanted in (("bos", self.config.bos), ("eos", self.config.eos)):
+                if wanted is not False and _end_id(encoder, key, wanted) is None:
+                    what = f"no {key} token: set {key}: false" if wanted is True else f"no control token {wanted!r}"
+                    raise UserError(f"tokenise {self.config.name!r}: tokenizer {self.config.tokenizer!r} has {what}")
         code = code_version("pipelines/tokenise.py", "pipelines/encoding*.py", "pipelines/encoding/*.py")
         return {**self.config.model_dump(mode="json", exclude={"fast"}), "ids": encoder.identity, "code": code}
 
@@ -180,9 +179,7 @@ def _tokenised(
     count = len(rows["id"])
     if config.rows == "documents":
         encoded = encoder.encode(rows["text"])
-        ids, offsets = _with_ends(
-            encoded, encoder.bos_id if config.bos else None, encoder.eos_id if config.eos else None
-        )
+        ids, offsets = _with_ends(encoded, _end_id(encoder, "bos", config.bos), _end_id(encoder, "eos", config.eos))
         learnt = np.diff(offsets)
     else:
         encoded = encoder.encode_chats(rows["messages"], [bool(one) for one in rows["loss_on_prompt"]])
@@ -212,6 +209,12 @@ def _tokenised(
         else pa.ListArray.from_arrays(begins, pa.array(mask, pa.bool_())),
     }  # fmt: skip
     return pa.table(columns, schema=TABLES["tokens"]).filter(ok), ended
+
+
+def _end_id(encoder: Encoder, key: str, wanted: bool | str) -> int | None:
+    if isinstance(wanted, str):
+        return encoder.control_id(wanted)
+    return (encoder.bos_id if key == "bos" else encoder.eos_id) if wanted else None
 
 
 def _with_ends(encoded: Encoded, bos: int | None, eos: int | None) -> tuple[npt.NDArray[np.int32], Places]:

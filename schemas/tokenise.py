@@ -17,8 +17,10 @@ class Tokenise(Model):
     sources: tuple[Slug, ...] | None = None  # of documents; default: all
     methods: tuple[Slug, ...] | None = None  # of samples; default: all
     select: Slug | None = None  # of samples: the name of a selection; default: all rows
-    bos: bool = False  # of documents: begin each with the tokenizer's begin-of-text token
-    eos: bool = True  # of documents: end each with its end-of-text token
+    # Of documents: begin and end each with the tokenizer's own token, with none, or with a control token by its text.
+    # An instruction-tuned model's own eos mostly ends a turn: name the one that its base model ended texts with.
+    bos: bool | str = False
+    eos: bool | str = True
     max_tokens: Positive | None = None  # longer rows end as over_budget; default: no limit
     fast: bool = True  # a faster library where it gives the same ids; false: always the reference
 

@@ -319,6 +319,14 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path):
     with pytest.raises(UserError, match="tokenise 'docs': tokenizer 'scripted' has no eos token: set eos: false"):
         run(tmp_path / "recipe.yaml", tmp_path / "w")
     shutil.rmtree(tmp_path / "w")
+    write(tmp_path, tokenise=[{**TOKENISE[0], "eos": "<|end|>"}])
+    with pytest.raises(UserError, match=r"tokenizer 'bytes' has no control token '<\|end\|>'"):
+        run(tmp_path / "recipe.yaml", tmp_path / "w")
+    write(tmp_path, tokenise=[{**TOKENISE[0], "eos": KNOTS[0], "bos": KNOTS[1]}])
+    run(tmp_path / "recipe.yaml", tmp_path / "w")
+    for ids in originals(tmp_path / "w").values():
+        assert (ids[0], ids[-1]) == (EOS + 2, EOS + 1)
+    shutil.rmtree(tmp_path / "w")
     write(tmp_path, tokenise=[{"name": "docs", "rows": "documents", "tokenizer": "scripted", "eos": False}])
     run(tmp_path / "recipe.yaml", tmp_path / "w")
 
