@@ -108,7 +108,8 @@ class Ledger:
                 )
             self._reader.execute(_SELECT, ("",))  # fails where the table is another program's
         except (sqlite3.DatabaseError, OSError) as error:
-            raise UserError(f"{path}: cannot be used as a ledger: {error}") from error
+            advice = "; move it away or name another with --ledger" if isinstance(error, sqlite3.DatabaseError) else ""
+            raise UserError(f"{path}: cannot be used as a ledger: {error}{advice}") from error
         self._thread = threading.Thread(target=self._write_loop, args=(self._connect(),), name="ledger", daemon=True)
         self._thread.start()
 

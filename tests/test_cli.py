@@ -219,7 +219,9 @@ def test_a_damaged_manifest(tmp_path, capsys):
 def test_a_ledger_that_is_none(tmp_path, capsys, engine):
     path = recipe(tmp_path)
     arguments = ["run", path, "--no-prefect", "--workspace", tmp_path / "w", "--ledger", path]
-    assert fault(capsys, *arguments) == f"longloom: {path}: cannot be used as a ledger: file is not a database"
+    advice = "move it away or name another with --ledger"
+    said = f"longloom: {path}: cannot be used as a ledger: file is not a database; {advice}"
+    assert fault(capsys, *arguments) == said
     assert path.read_text().startswith("name: small")
 
 

@@ -50,7 +50,9 @@ def broken_catalog(workspace: Path) -> Path:
 
 
 def broken_ledger_page(workspace: Path, page: int = 2) -> Path:
-    """Zeros in a page of the ledger: the first is its header, the second the root of its table."""
+    """Rubbish in a page of the ledger: the first is its header, the second the root of its table. A stage is to be done
+    again, so that the ledger is asked."""
+    (workspace / "manifests" / "generate.long_qa.json").unlink()
     path = workspace / "ledger.sqlite"
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
