@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from benchmarks.faults import SCENARIOS, opened, through
+from benchmarks.faults import FIRST, SCENARIOS, opened, through
 
 QUICK = ("the server: half a body, once", "a truncated part", "a part with flipped bytes", "a cut manifest", "SIGTERM",
          "two runs at once")  # fmt: skip
@@ -22,6 +22,9 @@ def bench(tmp_path_factory):
 def test_a_fault_costs_nothing(bench, tmp_path, name):
     outcome = through(bench, name, tmp_path / "w")
     assert outcome.is_good, outcome
+    code, words = FIRST.get(name, (0, ""))
+    first = outcome.ended[0]
+    assert first.code == code and words in first.sentence and bool(words) == bool(first.sentence), first
 
 
 def test_what_a_server_repeats_of_the_key_is_written_nowhere(bench, tmp_path, monkeypatch):
