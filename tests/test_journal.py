@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import threading
 
 import pytest
@@ -98,6 +99,8 @@ def test_a_run_whose_process_is_gone_is_interrupted(tmp_path, capsys):
     assert process.stdout.readline() == "ingest: started\n"
     workspace = Workspace(tmp_path / "w")
     assert workspace.busy()
+    while not workspace.manifest("ingest").exists() and process.poll() is None:  # written a moment later
+        time.sleep(0.01)
     assert "last run running" in call(capsys, "status", "--workspace", workspace.root)[1]
     process.kill()
     process.communicate()
