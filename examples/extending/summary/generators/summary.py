@@ -1,0 +1,26 @@
+"""Summaries of documents, or of as much of them as fits the window."""
+
+from typing import ClassVar
+
+from generators.base import Generator, Llm
+from generators.documents import excerpt
+from generators.replies import check_answer, check_own_words, language_name
+from schemas.methods.summary import Summary as Config
+from schemas.rows import Document, Sample
+
+
+class Summary(Generator[Document]):
+    method: ClassVar[str] = "summary"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    async def generate(self, row: Document, llm: Llm) -> list[Sample]:
+        count = self.config.sentences
+        start, end = excerpt(row, llm, self.config.document_tokens, [self.config.sampling.summarise])
+        document, language = row.text[start:end], language_name(row.language)
+        answer = await llm.chat("summarise", document=document, sentences=count, language=language)
+        check_answer(answer, document, max_repetition=0.5, what="summary")
+        asked = f"Summarise this in {count} sentences."
+        check_own_words(answer, asked, document)
+        return [Sample((("user", f"{document}\n\n{asked}"), ("assistant", answer)), row.language, (row.document_id,))]
