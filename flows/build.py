@@ -113,19 +113,22 @@ async def _end_killed(workspace: Workspace) -> None:
     note.write_text(str(ours), "utf-8")
     if earlier == ours:
         return
-    crashed = Crashed(message=f"The process is gone; flow run {ours} has found the workspace unlocked.")
     async with get_client() as client:
         try:
             run = await client.read_flow_run(UUID(earlier))
         except (ObjectNotFound, ValueError):  # of another server
             return
-        if run.state is None or run.state.is_final():
-            return
-        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-        for one in await client.read_task_runs(flow_run_filter=mine):
-            if one.state is not None and not one.state.is_final():
-                await client.set_task_run_state(one.id, crashed, force=True)
-        await client.set_flow_run_state(run.id, crashed, force=True)
+        if run.state is not None and not run.state.is_final():
+            await end_run(client, run.id, f"flow run {ours} has found the workspace unlocked")
+
+
+async def end_run(client: Any, run: UUID, how: str) -> None:
+    """A run that nobody is at any more has crashed, and so have its tasks. `how`: how we know."""
+    crashed = Crashed(message=f"The process is gone; {how}.")
+    for one in await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):
+        if one.state is not None and not one.state.is_final():
+            await client.set_task_run_state(one.id, crashed, force=True)
+    await client.set_flow_run_state(run, crashed, force=True)
 
 
 @flow(name="longloom", flow_run_name="{recipe}", persist_result=False, validate_parameters=True)

@@ -48,7 +48,28 @@ def serve(arguments: Namespace) -> None:
     name = arguments.name or name
     with _server() as url:
         print(f"longloom/{name}: {arguments.cron} ({schedule.timezone}), on {url}; Ctrl-C ends it", flush=True)
+        if not workspace.busy():
+            asyncio.run(_end_killed(name, parameters["workspace"]))
         _serve(longloom, name, schedule, parameters)
+
+
+async def _end_killed(name: str, workspace: str | None) -> None:
+    """Runs of this deployment that went down with the machine would hold its one place, and nothing be started any
+    more: a server that went down too has forgotten that places are lent for minutes only."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+
+    from flows.build import end_run
+
+    at_work = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    async with get_client() as client:
+        for run in await client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": ["longloom"]}}),
+            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [name]}}),
+            flow_run_filter=FlowRunFilter.model_validate(at_work),
+        ):
+            if run.parameters.get("workspace") == workspace:
+                await end_run(client, run.id, "`longloom serve` has found the workspace unlocked")
 
 
 async def _check(arguments: Namespace, workspace: Workspace) -> str:

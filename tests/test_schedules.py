@@ -6,7 +6,9 @@ process that any local model has, or a server that answers at once and counts.
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +26,7 @@ from tests.engines.openai_server import Server, answer, chat
 from tests.scorers.models import write
 from tests.support import answer as says
 from tests.support import recipe, texts
-from tests.test_flow import ask, environment, server
+from tests.test_flow import ask, environment, free_port, server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parent.parent
@@ -103,6 +105,14 @@ def model():
         thread.join()
 
 
+def serve(command, env, log):
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows", *command], env=env, stdout=output, stderr=output, cwd=ROOT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+
 def test_a_schedule_fires_by_itself_and_the_next_run_takes_only_what_is_new(prefect, tmp_path):
     url, env = prefect
     workspace = tmp_path / "w"
@@ -120,11 +130,7 @@ def test_a_schedule_fires_by_itself_and_the_next_run_takes_only_what_is_new(pref
                        "document_tokens": {"min": 10}}],
         )  # fmt: skip
         command = ["serve", str(path), "--workspace", str(workspace), "--cron", "* * * * * */15", "--name", "books"]
-        with (tmp_path / "serve.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flows", *command], env=env, stdout=log, stderr=log, cwd=ROOT,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )  # fmt: skip
+        process = serve(command, env, tmp_path / "serve.log")
         try:
             done = lambda: [run for run in runs(url, workspace) if run["state_type"] == "COMPLETED"]  # noqa: E731
             wait(lambda: len(done()) >= 1)
@@ -148,6 +154,43 @@ def test_a_schedule_fires_by_itself_and_the_next_run_takes_only_what_is_new(pref
     assert {run["state_name"] for run in runs(url, workspace)} <= {"Completed", "Cancelled", "Submitting", "Pending"}
     (deployment,) = [one for one in ask(f"{url}/deployments/filter") if one["name"] == "books"]
     assert deployment["paused"]
+
+
+def test_after_a_power_cut_the_schedule_goes_on(tmp_path, long_run):
+    """`serve` with a server of its own, all killed amid a run, whose place in the deployment's limit stays taken."""
+    workspace, port = tmp_path / "w", free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = environment(tmp_path / "prefect", PREFECT_SERVER_API_PORT=str(port))
+    command = ["serve", str(long_run), "--workspace", str(workspace), "--cron", "* * * * * */15"]
+    process = serve(command, env, tmp_path / "serve-1.log")
+    try:
+        some_calls(workspace)
+    finally:
+        process.kill()
+        process.wait()
+    os.kill(int((workspace / ".lock").read_text()), signal.SIGKILL)
+    wait(lambda: not engines(workspace) and can_bind(port))
+    process = serve([*command, "--limit", "1"], env, tmp_path / "serve-2.log")
+    try:
+        wait(lambda: can_bind(port) is False and (tmp_path / "serve-2.log").read_text())
+        done = wait(lambda: [run for run in runs(url, workspace) if run["state_type"] == "COMPLETED"])
+        killed = next(run for run in runs(url, workspace) if run["state_type"] == "CRASHED")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(90)
+    message = "The process is gone; `longloom serve` has found the workspace unlocked."
+    assert killed["state"]["message"] == message and killed["expected_start_time"] < done[0]["expected_start_time"]
+    wait(lambda: can_bind(port))  # the server has ended with it
+
+
+def can_bind(port):
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 # ---------------------------------------------------------------- a worker
