@@ -1,8 +1,9 @@
 """Summaries of documents, or of as much of them as fits the window."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
-from generators.base import Generator, Llm
+from generators.base import TEMPLATE_TOKENS, Cost, Generator, Llm, RowSize
 from generators.documents import excerpt
 from generators.replies import check_answer, check_own_words, language_name
 from schemas.methods.summary import Summary as Config
@@ -24,3 +25,9 @@ class Summary(Generator[Document]):
         asked = f"Summarise this in {count} sentences."
         check_own_words(answer, asked, document)
         return [Sample((("user", f"{document}\n\n{asked}"), ("assistant", answer)), row.language, (row.document_id,))]
+
+    def cost(self, rows: Iterable[RowSize], window: int) -> Cost:
+        cost, most = Cost(), self.config.sampling.summarise.max_tokens
+        for row in rows:
+            cost.add(min(row.tokens + TEMPLATE_TOKENS, window - most), 40 * self.config.sentences, most)
+        return cost
