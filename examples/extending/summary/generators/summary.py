@@ -17,12 +17,11 @@ class Summary(Generator[Document]):
         self.config = config
 
     async def generate(self, row: Document, llm: Llm) -> list[Sample]:
-        count = self.config.sentences
         start, end = excerpt(row, llm, self.config.document_tokens, [self.config.sampling.summarise])
         document, language = row.text[start:end], language_name(row.language)
-        answer = await llm.chat("summarise", document=document, sentences=count, language=language)
+        answer = await llm.chat("summarise", document=document, sentences=self.config.sentences, language=language)
         check_answer(answer, document, max_repetition=0.5, what="summary")
-        asked = f"Summarise this in {count} sentences."
+        asked = f"Summarise this in {self.config.sentences} sentences."
         check_own_words(answer, asked, document)
         return [Sample((("user", f"{document}\n\n{asked}"), ("assistant", answer)), row.language, (row.document_id,))]
 
