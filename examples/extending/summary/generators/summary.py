@@ -18,15 +18,15 @@ class Summary(Generator[Document]):
 
     async def generate(self, row: Document, llm: Llm) -> list[Sample]:
         start, end = excerpt(row, llm, self.config.document_tokens, [self.config.sampling.summarise])
-        document, language = row.text[start:end], language_name(row.language)
-        answer = await llm.chat("summarise", document=document, sentences=self.config.sentences, language=language)
+        document, count = row.text[start:end], self.config.sentences
+        asked, language = f"Summarise this in {count} sentences.", language_name(row.language)
+        answer = await llm.chat("summarise", document=document, sentences=count, language=language)
         check_answer(answer, document, max_repetition=0.5, what="summary")
-        asked = f"Summarise this in {self.config.sentences} sentences."
         check_own_words(answer, asked, document)
         return [Sample((("user", f"{document}\n\n{asked}"), ("assistant", answer)), row.language, (row.document_id,))]
 
     def cost(self, rows: Iterable[RowSize], window: int) -> Cost:
-        cost, most = Cost(), self.config.sampling.summarise.max_tokens
+        cost, answer, most = Cost(), 40 * self.config.sentences, self.config.sampling.summarise.max_tokens
         for row in rows:
-            cost.add(min(row.tokens + TEMPLATE_TOKENS, window - most), 40 * self.config.sentences, most)
+            cost.add(min(row.tokens + TEMPLATE_TOKENS, window - most), answer, most)
         return cost
