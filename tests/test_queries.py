@@ -88,3 +88,14 @@ def test_a_query_of_the_page_is_run_by_its_name(filled, capsys):
     assert "verifiable" in capsys.readouterr().out
     assert main(["sql", "--workspace", str(filled.root), "@who-made-wat"]) == 2
     assert "no query 'who-made-wat', did you mean 'who-made-what'?" in capsys.readouterr().err
+
+
+def test_pages_name_only_queries_that_there_are():
+    pages = [PAGE.parent.parent / "README.md", *sorted(PAGE.parent.rglob("*.md"))]
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"(?<![\w.])@([a-z]+(?:-[a-z]+)+)", page.read_text("utf-8"))
+    }
+    assert ("costs.md", "cost-per-sample") in named
+    assert [one for one in sorted(named) if one[1] not in QUERIES] == []

@@ -70,6 +70,6 @@ def grid(charts: Iterable[Markup]) -> Markup:
 
 def _short(count: int) -> str:
     for limit, unit in ((10**6, "M"), (10**3, "k")):
-        if count >= 10 * limit:
-            return f"{count / limit:.0f}{unit}"
-    return f"{count:,}"
+        if count >= limit:
+            return f"{count / limit:.{int(count < 10 * limit)}f}{unit}"
+    return str(count)

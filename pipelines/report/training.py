@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipelines.report.charts import grid, lengths
-from pipelines.report.html import fill, note, percent, table
+from pipelines.report.html import fill, join, note, percent, table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -50,14 +50,13 @@ def mixtures(connection: "DuckDBPyConnection") -> Markup:
     for stage, source, bucket, available, drawn in connection.execute(_LENGTHS).fetchall():
         before.setdefault((stage, source), {})[bucket] = available
         after.setdefault((stage, source), {})[bucket] = drawn
-    charts = [
-        chart
-        for stage, source in list(before)[:_MOST]
-        for chart in (
+    pairs = [  # each on a line of its own, to be compared
+        grid([
             lengths(f"{source}: has", before[stage, source], f"{stage}: tokens by length of their row"),
             lengths(f"{source}: in the mixture", after[stage, source], "a row counts once for each use"),
-        )
-    ]
+        ])
+        for stage, source in list(before)[:_MOST]
+    ]  # fmt: skip
     names = [
         "mix",
         "source",
@@ -70,7 +69,7 @@ def mixtures(connection: "DuckDBPyConnection") -> Markup:
         "has tokens",
         "of other lengths",
     ]
-    return fill("{}{}", table("Planned and real shares of tokens", names, rows), grid(charts))
+    return fill("{}{}", table("Planned and real shares of tokens", names, rows), join(pairs))
 
 
 def packings(connection: "DuckDBPyConnection") -> Markup:

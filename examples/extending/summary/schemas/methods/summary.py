@@ -1,4 +1,4 @@
-"""Recipe section of the method summary."""
+"""Recipe section of the method summary: a document, and what it says in some sentences."""
 
 from typing import Literal
 
@@ -11,8 +11,6 @@ class SummarySteps(Steps):
 
 
 class Summary(EngineMethod):
-    """A document, and what it says in some sentences."""
-
     input = "documents"
     method: Literal["summary"]
     name: Slug = "summary"
