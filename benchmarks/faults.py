@@ -11,11 +11,12 @@ byte those of an uninterrupted run. Kills are those of benchmarks.crash. Faults 
 import argparse
 import contextlib
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,8 @@ class Outcome:
         return self.harm.is_none and self.ended[-1].code == 0 and all(one.is_clear for one in self.ended)
 
 
-class NoMounts(Exception):
-    """File systems cannot be mounted here."""
+class NotHere(Exception):
+    """This machine lacks what a fault needs: the right to mount, a C compiler."""
 
 
 @contextlib.contextmanager
@@ -89,15 +90,53 @@ def _files(break_it: Callable[[Path], Path]) -> Callable[[Bench, Path], Outcome]
     return scenario
 
 
-def _at_work(bench: Bench, workspace: Path) -> "subprocess.Popen[str]":
+def _at_work(bench: Bench, workspace: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
     """A run that waits for an answer which does not come (for five seconds)."""
     assert bench.server is not None
     bench.server.fault, bench.server.left = "hangs", 1
-    process = bench.start(workspace)
+    process = bench.start(workspace, environment)
     end = time.monotonic() + 120
     while bench.server.left and time.monotonic() < end:
         time.sleep(0.02)
     return process
+
+
+# Every look at the clock is an hour before the last one.
+BACKWARDS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+static long looks;
+int clock_gettime(clockid_t id, struct timespec *t) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int code = real(id, t);
+  if (id == CLOCK_REALTIME) t->tv_sec -= 3600 * __sync_add_and_fetch(&looks, 1);
+  return code;
+}
+time_t time(time_t *out) {
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  if (out) *out = t.tv_sec;
+  return t.tv_sec;
+}
+"""
+
+
+def _clock_backwards(bench: Bench, workspace: Path) -> Outcome:
+    """Killed at work, and resumed, while the clock goes backwards; then once more by the true clock."""
+    if (compiler := shutil.which("cc")) is None:
+        raise NotHere("no C compiler")
+    library = bench.recipe.with_name("backwards.so")
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", library, "-ldl"]
+    subprocess.run(command, input=BACKWARDS, text=True, check=True)
+    environment = {"LD_PRELOAD": str(library)}
+    process = _at_work(bench, workspace, environment)
+    process.kill()
+    ended = [bench.ended(process)]
+    paid = bench.paid_twice()
+    ended.append(bench.run(workspace, environment))
+    return _until_well(bench, workspace, ended, paid + bench.paid_twice())
 
 
 def _signal(bench: Bench, workspace: Path) -> Outcome:
@@ -120,7 +159,7 @@ def _mounted(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
     folder.mkdir(parents=True)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
     if done.returncode:
-        raise NoMounts(done.stderr.strip())
+        raise NotHere(done.stderr.strip())
 
     def again(changed: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{changed}", folder], check=True, capture_output=True)
@@ -155,6 +194,7 @@ SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
     **{name: _files(break_it) for name, break_it in WORKSPACE_FAULTS.items()},
     "SIGTERM": _signal,
     "two runs at once": _two_writers,
+    "killed while the clock goes backwards": _clock_backwards,
     **MOUNTS,
 }
 
@@ -172,6 +212,7 @@ FIRST: dict[str, tuple[int, str]] = {
     "a broken first page of the ledger": (2, "move it away"),
     "SIGTERM": (143, "the same command continues where it was"),
     "two runs at once": (2, "is using this workspace"),
+    "killed while the clock goes backwards": (-9, ""),
     "the disk is full": (1, "No space left on device"),
     "the workspace is read-only": (2, "cannot be used as a workspace"),
 }
@@ -187,7 +228,7 @@ def main() -> None:
         for number, name in enumerate(SCENARIOS):
             try:
                 outcome = through(bench, name, Path(folder) / f"w{number}")
-            except NoMounts as error:
+            except NotHere as error:
                 print(f"| {name} | not run: {error} | | | | | |")
                 continue
             codes = ", ".join(str(one.code) for one in outcome.ended)
