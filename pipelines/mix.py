@@ -31,7 +31,7 @@ class MixStage(Stage):
         self.name = f"mix.{config.name}"
 
     def settings(self, context: Context) -> dict[str, Any]:
-        code = code_version("pipelines/mix.py", "pipelines/mixing/*.py", "schemas/mix.py")
+        code = code_version("pipelines/mix.py", "pipelines/mixing/*.py", "pipelines/tokens.py", "schemas/mix.py")
         return {**self.config.model_dump(mode="json"), "seed": context.recipe.seed, "code": code}
 
     def units(self, context: Context) -> list[Unit]:

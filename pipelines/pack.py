@@ -52,7 +52,11 @@ class PackStage(Stage):
 
     def settings(self, context: Context) -> dict[str, Any]:
         code = code_version(
-            "pipelines/pack*.py", "pipelines/packing/*.py", "pipelines/augment/*.py", "pipelines/tokens.py"
+            "pipelines/pack*.py",
+            "pipelines/packing/*.py",
+            "pipelines/augment/*.py",
+            "pipelines/tokens.py",
+            "pipelines/mixing/order.py",
         )
         return {**self.config.model_dump(mode="json"), "seed": context.recipe.seed, "code": code}
 

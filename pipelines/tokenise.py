@@ -31,6 +31,7 @@ from schemas.tokenise import Tokenise
 SHARD_BYTES = 16_000_000  # of text, before compression
 _WORTH_PROCESSES = 6_000_000  # bytes of Parquet; less is done before processes have started
 _BATCH_CHARS = 2_000_000  # texts that are encoded together
+CODE = ("pipelines/tokenise.py", "pipelines/encod*.py", "generators/models.py")  # what decides ids and masks
 _ID = {"documents": "document_id", "samples": "sample_id"}
 _COLUMNS = {
     "documents": ["document_id", "source", "text"],
@@ -69,7 +70,7 @@ class TokeniseStage(Stage):
                 if wanted is not False and _end_id(encoder, key, wanted) is None:
                     what = f"no {key} token: set {key}: false" if wanted is True else f"no control token {wanted!r}"
                     raise UserError(f"tokenise {self.config.name!r}: tokenizer {self.config.tokenizer!r} has {what}")
-        code = code_version("pipelines/tokenise.py", "pipelines/encoding*.py", "pipelines/encoding/*.py")
+        code = code_version(*CODE)
         return {**self.config.model_dump(mode="json", exclude={"fast"}), "ids": encoder.identity, "code": code}
 
     def units(self, context: Context) -> list[Unit]:

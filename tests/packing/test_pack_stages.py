@@ -1,6 +1,7 @@
 """The stages tokenise, mix and pack, end to end: every token once, every row one state, the same bytes again."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from pipelines import tokenise
 from pipelines.catalog import query
 from pipelines.manifest import load_manifest
 from pipelines.workspace import Workspace
@@ -20,6 +22,7 @@ from tests.conftest import run
 from tests.engines.tiny import write_tokenizer
 from tests.support import recipe, texts
 
+ROOT = Path(__file__).parents[2]
 EOS = 257
 KNOTS = [f"<|reserved_{n}|>" for n in range(9)]
 TOKENISE = [
@@ -264,6 +267,16 @@ def test_only_what_changed_is_done_again(tmp_path):
         "packings",
         "row_states",
     }
+
+
+def test_tokens_depend_on_all_the_code_that_decides_them():
+    """Every module of the encoder: another way to write a chat or to cut a text makes all tokens anew."""
+    covered = {path.name for pattern in tokenise.CODE for path in ROOT.glob(pattern)}
+    imported = re.findall(
+        r"^from (?:pipelines|generators)\.(\w+) import", (ROOT / "pipelines/encoding.py").read_text(), re.M
+    )
+    assert {"encode_chats", "encode_pieces", "models"} <= set(imported)
+    assert {f"{name}.py" for name in imported} | {"encoding.py", "tokenise.py"} <= covered
 
 
 def test_the_same_again_in_another_place(tmp_path):
