@@ -121,8 +121,7 @@ class PackStage(Stage):
             if self._maker is None:
                 self._maker = self._open(context)
         first, last = unit.work
-        longest = max(row_length for row_length, _ in self._planned[2].reports)
-        step = max(1, _GROUP_TOKENS // longest)
+        step = max(1, _GROUP_TOKENS // self._planned[2].longest)
         with TableWriter(context.workspace.root, "packs", f"{self.name}-{unit.key}") as writer:
             for begin in range(first, last, step):
                 writer.write_table(self._maker.table(begin, min(begin + step, last)))

@@ -43,6 +43,11 @@ class PackPlan:
     lost: dict[str, Ints]
     reports: list[tuple[int, Report]]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that may occur: sources of a mixture have row lengths of their own."""
+        return max(row_length for row_length, _ in self.reports)
+
 
 def all_rows(rows: TokenRows, config: Pack) -> Items:
     """Every tokenised row once."""

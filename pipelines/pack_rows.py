@@ -124,7 +124,7 @@ class RowMaker:
         assert isinstance(config, Utk) and self._tokenizer.knots is not None
         return untie(
             documents, config, self._tokenizer.knots, self._tokenizer.encode,
-            row_length=int(self.config.capacity), seed=self._seed, row=row,
+            row_length=self._packed.longest, seed=self._seed, row=row,
         )  # fmt: skip
 
     def _placed(self, length: int, row_length: int, row: int) -> PlacedRow:

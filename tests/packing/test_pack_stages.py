@@ -253,6 +253,15 @@ def test_a_mixture_is_packed_as_drawn(tmp_path):
     assert {length for _, length in lengths} == {700, 1400}
 
 
+def test_knots_fit_rows_longer_than_the_packs_own(tmp_path):
+    """A source of the mixture asks for rows of 1,400 tokens in packs of 700."""
+    knots = {"augment": "utk", "p": 1, "knots": KNOTS[:4], "backtrace": KNOTS[4:]}
+    pack = [{"name": "p", "row_length": 700, "mix": "mixed", "strategy": "bfd_split", "augment": knots}]
+    run(write(tmp_path, mix=[MIX], pack=pack), tmp_path / "w")
+    lengths = tables(tmp_path / "w", "packs", "pack.p")["length"].to_pylist()
+    assert 700 < max(lengths) <= 1400
+
+
 def test_only_what_changed_is_done_again(tmp_path):
     def written(row_length: int) -> dict[Path, int]:
         write(tmp_path, pack=[{"name": "p", "row_length": row_length, "strategy": "bfd_split", "of": ["docs"]}])
