@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from generators.models import chat_template, named_tokens, read_tokenizer, tiktoken_encoding, tokenizer_folder
 from pipelines.encode_chats import ChatRenderer, Message, Unrenderable, alias
 from pipelines.encode_pieces import PieceTokenizer, splittable
+from pipelines.packing.arrays import offsets
 from schemas.errors import UserError
 from schemas.ids import ID_HEX, digest
 
@@ -236,9 +237,7 @@ def _valid(text: str) -> bool:
 
 def _encoded(rows: list[bytes], reasons: list[str | None], mask: NDArray[np.bool_] | None = None) -> Encoded:
     ids = np.frombuffer(b"".join(rows), np.int32)
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) // ids.itemsize for row in rows], out=offsets[1:])
-    return Encoded(ids, offsets, reasons, mask)
+    return Encoded(ids, offsets(np.array([len(row) // ids.itemsize for row in rows], np.int64)), reasons, mask)
 
 
 def _mask(

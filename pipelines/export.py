@@ -25,7 +25,19 @@ from schemas.export import Export
 from schemas.ids import digest
 from schemas.states import State
 
-_CODE = ("export*", "loading", "pairs", "card", "indicator", "styles", "writers", "mds", "megatron")
+_CODE = (
+    "export*",
+    "packing/*",
+    "tokens",
+    "loading",
+    "pairs",
+    "card",
+    "indicator",
+    "styles",
+    "writers",
+    "mds",
+    "megatron",
+)
 
 
 class ExportStage(Stage):

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.packing.arrays import offsets
-from pipelines.packing.rows import IGNORED
+from pipelines.packing.arrays import offsets, sums
+from pipelines.packing.rows import IGNORED, prolong_indices
+from pipelines.tokens import learnt_tokens
 
 PACKED = pa.schema(
     [
@@ -41,17 +42,11 @@ def packed(packs: pa.RecordBatch) -> pa.Table:
 
 def prolong(packs: pa.RecordBatch) -> pa.Table:
     """Rows of the table `packs` in ProLong's layout."""
-    lengths, labels = packs.column("seq_lengths"), packs.column("labels")
-    flat = lengths.flatten().to_numpy().astype(np.int64)
-    segments = offsets(lengths.value_lengths().to_numpy())
-    ends = np.cumsum(flat)
-    before = np.concatenate([[0], ends])[segments[:-1]]  # tokens in earlier rows of the batch
-    ends -= np.repeat(before, np.diff(segments))
-    borders = pa.array(np.stack([ends - flat, ends], axis=1).ravel())
-    pairs = pa.ListArray.from_arrays(pa.array(np.arange(len(flat) + 1, dtype=np.int32) * 2), borders)
+    labels = packs.column("labels")
+    indices = [prolong_indices(row.values.to_numpy()) for row in packs.column("seq_lengths")]
     columns = {
         "id": packs.column("pack_id"), "input_ids": packs.column("input_ids"),
-        "indices": pa.ListArray.from_arrays(pa.array(segments.astype(np.int32)), pairs),
+        "indices": pa.array(indices, PROLONG.field("indices").type),
         "mask": _like(labels, (labels.flatten().to_numpy() != IGNORED).astype(np.uint8)),
         "domain": packs.column("domain").fill_null(""), "length": packs.column("length"),
     }  # fmt: skip
@@ -60,17 +55,13 @@ def prolong(packs: pa.RecordBatch) -> pa.Table:
 
 def tokenised(tokens: pa.RecordBatch) -> pa.Table:
     """Rows of the table `tokens`. The first label of each is no target: nothing comes before it."""
-    ids, mask = tokens.column("input_ids"), tokens.column("loss_mask")
-    lengths = tokens.column("length").to_numpy()
-    labels = ids.flatten().to_numpy().copy()
-    if mask.null_count < len(mask):
-        masked = np.repeat(mask.is_valid().to_numpy(zero_copy_only=False), lengths)
-        labels[np.flatnonzero(masked)[~mask.flatten().to_numpy(zero_copy_only=False)]] = IGNORED
+    ids, lengths = tokens.column("input_ids"), tokens.column("length").to_numpy()
+    labels = np.where(learnt_tokens(ids, tokens.column("loss_mask")), ids.flatten().to_numpy(), np.int32(IGNORED))
     begins = offsets(lengths)
     labels[begins[:-1]] = IGNORED
     columns = {
         "id": tokens.column("row_id"), "input_ids": ids, "labels": _like(ids, labels), "length": lengths,
-        "n_loss_tokens": np.diff(offsets(labels != IGNORED)[begins]), "source": tokens.column("source"),
+        "n_loss_tokens": sums(labels != IGNORED, begins), "source": tokens.column("source"),
         "method": tokens.column("method"), "length_bucket": 2 ** np.floor(np.log2(lengths)).astype(np.int64),
         "sq_cost": lengths**2,
     }  # fmt: skip

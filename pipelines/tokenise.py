@@ -16,6 +16,7 @@ from pipelines.code_version import code_version
 from pipelines.curated import curated_documents
 from pipelines.encoding import Encoded, Encoder, make_encoder
 from pipelines.manifest import UnitRecord
+from pipelines.packing.arrays import offsets, sums
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
 from pipelines.select import selected_ids
@@ -180,14 +181,14 @@ def _tokenised(
     count = len(rows["id"])
     if config.rows == "documents":
         encoded = encoder.encode(rows["text"])
-        ids, offsets = _with_ends(encoded, _end_id(encoder, "bos", config.bos), _end_id(encoder, "eos", config.eos))
-        learnt = np.diff(offsets)
+        ids, begins = _with_ends(encoded, _end_id(encoder, "bos", config.bos), _end_id(encoder, "eos", config.eos))
+        learnt = np.diff(begins)
     else:
         encoded = encoder.encode_chats(rows["messages"], [bool(one) for one in rows["loss_on_prompt"]])
-        ids, offsets = encoded.ids, encoded.offsets
+        ids, begins = encoded.ids, encoded.offsets
         assert encoded.loss_mask is not None
-        learnt = np.diff(np.append(0, np.cumsum(encoded.loss_mask))[offsets])
-    mask, lengths = encoded.loss_mask, np.diff(offsets)
+        learnt = sums(encoded.loss_mask, begins)
+    mask, lengths = encoded.loss_mask, np.diff(begins)
     ended = []
     for reason, length, targets in zip(encoded.reasons, lengths.tolist(), learnt.tolist(), strict=True):
         if reason is not None:  # of the text, so another run changes nothing
@@ -199,15 +200,15 @@ def _tokenised(
         else:
             ended.append((State.OK, "", ""))
     ok = pa.array([state is State.OK for state, *_ in ended])
-    begins = pa.array(offsets.astype(np.int32))
+    borders = pa.array(begins.astype(np.int32))
     columns = {
         "row_id": rows["id"], "stage": [stage] * count, "kind": [config.rows.removesuffix("s")] * count,
         "source": rows["source"], "method": rows.get("method", [None] * count), "length": lengths,
         "loss_tokens": learnt,
-        "input_ids": pa.ListArray.from_arrays(begins, pa.array(ids, pa.int32())),
+        "input_ids": pa.ListArray.from_arrays(borders, pa.array(ids, pa.int32())),
         "loss_mask": pa.nulls(count, pa.list_(pa.bool_()))
         if mask is None
-        else pa.ListArray.from_arrays(begins, pa.array(mask, pa.bool_())),
+        else pa.ListArray.from_arrays(borders, pa.array(mask, pa.bool_())),
     }  # fmt: skip
     return pa.table(columns, schema=TABLES["tokens"]).filter(ok), ended
 
@@ -222,12 +223,12 @@ def _with_ends(encoded: Encoded, bos: int | None, eos: int | None) -> tuple[npt.
     """Ids and offsets of documents with the tokens that begin and end them."""
     before, after = int(bos is not None), int(eos is not None)
     lengths = np.diff(encoded.offsets)
-    offsets = np.append(0, np.cumsum(lengths + before + after))
-    ids = np.empty(int(offsets[-1]), np.int32)
+    begins = offsets(lengths + before + after)
+    ids = np.empty(int(begins[-1]), np.int32)
     text = np.ones(len(ids), bool)
     if bos is not None:
-        ids[offsets[:-1]], text[offsets[:-1]] = bos, False
+        ids[begins[:-1]], text[begins[:-1]] = bos, False
     if eos is not None:
-        ids[offsets[1:] - 1], text[offsets[1:] - 1] = eos, False
+        ids[begins[1:] - 1], text[begins[1:] - 1] = eos, False
     ids[text] = encoded.ids
-    return ids, offsets
+    return ids, begins

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.packing.arrays import offsets
 from pipelines.shards import Part
 from pipelines.stages import Context
 from schemas.errors import UserError
@@ -69,7 +70,7 @@ class TokenStore:
         folder.mkdir(parents=True)
         self._folder = folder
         lengths = np.where(wanted, rows.lengths, 0)
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._starts = offsets(lengths)
         place = 0
         with (folder / "ids").open("wb") as ids, (folder / "mask").open("wb") as masks:
             for part in rows.parts:
@@ -80,7 +81,7 @@ class TokenStore:
                     place += batch.num_rows
                     for row_ids, mask in zip(here["input_ids"].chunks, here["loss_mask"].chunks, strict=True):
                         ids.write(row_ids.flatten().to_numpy(zero_copy_only=False).data)
-                        masks.write(_mask(row_ids, mask).data)
+                        masks.write(learnt_tokens(row_ids, mask).data)
         self._ids, self._mask = _mapped(folder / "ids", np.int32), _mapped(folder / "mask", np.bool_)
 
     def gather(self, rows: Ints, starts: Ints, lengths: Ints) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
@@ -108,8 +109,8 @@ def _mapped(path: Path, kind: Any) -> Any:
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 
-def _mask(ids: pa.ListArray, mask: pa.ListArray) -> npt.NDArray[np.bool_]:
-    """One value for each token; rows without a mask are learnt whole."""
+def learnt_tokens(ids: pa.ListArray, mask: pa.ListArray) -> npt.NDArray[np.bool_]:
+    """The columns input_ids and loss_mask -> one value for each token; rows without a mask are learnt whole."""
     learnt: npt.NDArray[np.bool_]
     if mask.null_count == len(mask):
         return np.ones(len(ids.flatten()), np.bool_)

@@ -36,13 +36,6 @@ class Rows:
         return borders
 
 
-def token_indices(plan: Plan, first: int, last: int, sample_tokens: Array) -> Array:
-    """Where the tokens of the rows `first` to before `last` are, int64 (tokens,), if sample s begins at
-    sample_tokens[s]."""
-    pieces = slice(plan.row_offsets[first], plan.row_offsets[last])
-    return ranges(sample_tokens[plan.piece_sample[pieces]] + plan.piece_start[pieces], plan.piece_length[pieces])
-
-
 def make_rows(
     input_ids: Array,
     loss_mask: Array,

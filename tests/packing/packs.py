@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.packing.arrays import offsets
+from pipelines.packing.arrays import offsets, ranges
 from pipelines.packing.plan import plan
-from pipelines.packing.rows import make_rows, token_indices
+from pipelines.packing.rows import make_rows
 from pipelines.packing.weights import piece_targets, piece_weights, weighted
 from schemas.packing import Packing
 
@@ -32,7 +32,7 @@ def pack(tokens, masks, config, seed=0, groups=None):
     """The plan and the rows of samples that are lists of tokens, with weights where the config wants them."""
     lengths = np.array([len(one) for one in tokens], np.int64)
     made = plan(lengths, config, seed, groups)
-    index = token_indices(made, 0, len(made.row_offsets) - 1, offsets(lengths))
+    index = ranges(offsets(lengths)[made.piece_sample] + made.piece_start, made.piece_length)  # of the rows' tokens
     ids, mask = np.concatenate([[], *tokens]).astype(np.int32), np.concatenate([[], *masks]).astype(bool)
     rows = make_rows(ids[index], mask[index], made.piece_length, made.row_offsets, borders=config.strategy != "wrapped")
     if config.loss_weights != "none":
