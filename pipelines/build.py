@@ -38,8 +38,8 @@ def export_sources(config: Export, recipe: Recipe, records: list[str]) -> list[s
     selection = [] if config.select is None else [f"select.{config.select}"]
     pack = [] if config.pack is None else [f"pack.{config.pack}"]
     pack += [f"mix.{one.mix}" for one in recipe.pack if one.name == config.pack and one.mix is not None]
-    entries = config.of or [one.name for one in recipe.tokenise]
-    tokens = [f"tokenise.{entry}" for entry in entries] if "tokenised" in config.configs else []
+    entries = recipe.token_entries(config.of) if "tokenised" in config.configs else ()
+    tokens = [f"tokenise.{entry}" for entry in entries]
     return [*records, *selection, *tokens, *pack]
 
 

@@ -52,9 +52,10 @@ class MixStage(Stage):
         root, name = context.workspace.root, f"{self.name}-{unit.key}"
         states: Counter[str] = Counter()
         with TableWriter(root, "mixture", name) as lines, TableWriter(root, "row_states", name) as ended:
-            for table in self._lines(rows, members, mixture):
+            used = _places(members, mixture)
+            for table in self._lines(rows, used, mixture):
                 lines.write_table(table)
-            for table in state_lines(rows, self._lost(rows, members, mixture), self.name, states):
+            for table in state_lines(rows, self._lost(rows, members, used), self.name, states):
                 ended.write_table(table)
         reports = [{"stage": self.name, **line} for line in sources(mixture, available)]
         lengths = [{"stage": self.name, **line} for line in histogram(mixture, available)]
@@ -63,24 +64,19 @@ class MixStage(Stage):
         context.progress.advance(len(rows.table))
         return UnitRecord(unit.fingerprint, parts, len(rows.table), dict(sorted(states.items())))
 
-    def _lines(self, rows: TokenRows, members: dict[str, Ints], mixture: Mixture) -> Iterator[pa.Table]:
-        names = list(members)
-        for first in range(0, len(mixture.row), _LINES):
-            last = min(first + _LINES, len(mixture.row))
-            source, drawn = mixture.source[first:last], mixture.row[first:last]
-            place = np.empty(last - first, np.int64)  # among all rows
-            for number, name in enumerate(names):
-                here = source == number
-                place[here] = members[name][drawn[here]]
-            taken = rows.table.take(place)
+    def _lines(self, rows: TokenRows, used: Ints, mixture: Mixture) -> Iterator[pa.Table]:
+        names = pa.array([one.source.name for one in mixture.budgets])
+        for first in range(0, len(used), _LINES):
+            last = min(first + _LINES, len(used))
+            taken = rows.table.take(used[first:last])
             columns = {
-                "row_id": taken["row_id"], "stage": pa.array([self.name] * len(place)),
-                "place": np.arange(first, last), "source": pa.array(names).take(pa.array(source)),
+                "row_id": taken["row_id"], "stage": pa.array([self.name] * len(taken)),
+                "place": np.arange(first, last), "source": names.take(pa.array(mixture.source[first:last])),
                 "epoch": mixture.epoch[first:last].astype(np.int64), "length": taken["length"],
             }  # fmt: skip
             yield pa.table(columns).cast(TABLES["mixture"])
 
-    def _lost(self, rows: TokenRows, members: dict[str, Ints], mixture: Mixture) -> dict[str, Ints]:
+    def _lost(self, rows: TokenRows, members: dict[str, Ints], used: Ints) -> dict[str, Ints]:
         """The rows that the mixture does not use, by reason."""
         reason = np.full(len(rows.table), "not_in_mix", object)
         for one in self.config.plan:
@@ -91,10 +87,18 @@ class MixStage(Stage):
             misfit = places[~fits & (reason[places] == "not_in_mix")]
             reason[misfit] = np.where(rows.lengths[misfit] < one.min_length, "too_short", "too_long")
             reason[places[fits]] = "not_drawn"
-        for number, one in enumerate(self.config.plan):
-            reason[members[one.name][mixture.row[mixture.source == number]]] = ""
+        reason[used] = ""
         reason[rows.again] = "made_twice"
         return {str(why): np.flatnonzero(reason == why) for why in np.unique(reason.astype(str)) if why}
+
+
+def _places(members: dict[str, Ints], mixture: Mixture) -> Ints:
+    """Of each use in the mixture the row, by its place among all rows."""
+    places = np.empty(len(mixture.row), np.int64)
+    for number, one in enumerate(mixture.budgets):
+        here = mixture.source == number
+        places[here] = members[one.source.name][mixture.row[here]]
+    return places
 
 
 def _members(rows: TokenRows, mix: Mix) -> dict[str, Ints]:
@@ -112,4 +116,4 @@ def _members(rows: TokenRows, mix: Mix) -> dict[str, Ints]:
 
 
 def mix_stages(recipe: Recipe) -> list[Stage]:
-    return [MixStage(config, config.of or tuple(one.name for one in recipe.tokenise)) for config in recipe.mix]
+    return [MixStage(config, recipe.token_entries(config.of)) for config in recipe.mix]

@@ -41,8 +41,7 @@ class PackStage(Stage):
     def __init__(self, config: Pack, recipe: Recipe) -> None:
         self.config = config
         self._mix = next((one for one in recipe.mix if one.name == config.mix), None)
-        entries = config.of if self._mix is None else self._mix.of
-        self._entries = entries or tuple(one.name for one in recipe.tokenise)
+        self._entries = recipe.token_entries(config.of if self._mix is None else self._mix.of)
         self.name = f"pack.{config.name}"
         self.concurrency = cores()
         self._planned: tuple[TokenRows, Items, PackPlan] | None = None
@@ -86,9 +85,10 @@ class PackStage(Stage):
 
     def _check_kinds(self, rows: TokenRows) -> None:
         """Rows that are augmented are learnt whole, and so are documents."""
-        samples = np.count_nonzero(np.asarray(rows.table["kind"]) == "sample")
-        if self.config.augment is not None and samples:
-            kind = self.config.augment.augment
+        if self.config.augment is None:
+            return
+        kind, samples = self.config.augment.augment, np.count_nonzero(np.asarray(rows.table["kind"]) == "sample")
+        if samples:
             raise UserError(
                 f"pack {self.config.name!r}: 'augment: {kind}' is for documents, and {samples} rows are samples"
             )

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.augment.utk import overhead
-from pipelines.mixing.order import by_length, grow_p2
+from pipelines.mixing.order import CURRICULA
 from pipelines.packing.arrays import offsets, ranges, sums
 from pipelines.packing.cuts import cut_every
 from pipelines.packing.plan import Plan, plan
@@ -18,8 +18,6 @@ from schemas.augment import Cip, Utk
 from schemas.ids import derive_seed
 from schemas.mix import Mix
 from schemas.pack import Pack
-
-_CURRICULA = {"by_length": by_length, "grow_p2": grow_p2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,11 @@ def pack_plan(rows: TokenRows, items: Items, config: Pack, mix: Mix | None, seed
         for reason, places in found.lost.items():
             lost[reason] = np.concatenate([lost.get(reason, here[:0]), here[places]])
     whole = _joined(plans)
-    tokens = sums(whole.piece_length, whole.row_offsets)
     if len(plans) > 1 and config.shuffle:
-        whole = _in_order(whole, np.random.default_rng(derive_seed("rows", seed)).permutation(len(tokens)))
+        rng = np.random.default_rng(derive_seed("rows", seed))
+        whole = _in_order(whole, rng.permutation(len(whole.row_offsets) - 1))
     if mix is not None and mix.curriculum != "none":
-        whole = _in_order(whole, _CURRICULA[mix.curriculum](sums(whole.piece_length, whole.row_offsets)))
+        whole = _in_order(whole, CURRICULA[mix.curriculum](sums(whole.piece_length, whole.row_offsets)))
     return PackPlan(whole, _domains(whole, items), _lost_rows(rows, items, whole, lost, mix), reports)
 
 

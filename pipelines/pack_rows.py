@@ -110,9 +110,9 @@ class RowMaker:
                 made.append((row.input_ids, row.loss_mask, np.arange(len(row.input_ids))))
                 notes.append(self._note(parts=parts))
             else:
-                placed = self._placed(len(tokens), int(plan.piece_length[pieces][begin]), first + number)
+                placed, note = self._placed(len(tokens), int(plan.piece_length[pieces][begin]), first + number)
                 made.append((tokens[placed.take], mask[placed.take], placed.position_ids))
-                notes.append(self._note(target_length=self.config.augment.target_length))  # type: ignore[union-attr]
+                notes.append(note)
         sizes = np.array([len(one[0]) for one in made])
         flat, mask, positions = (np.concatenate(part) for part in zip(*made, strict=True))
         return make_rows(flat, mask, sizes, np.arange(len(made) + 1), position_ids=positions), notes
@@ -127,10 +127,11 @@ class RowMaker:
             row_length=self._packed.longest, seed=self._seed, row=row,
         )  # fmt: skip
 
-    def _placed(self, length: int, row_length: int, row: int) -> PlacedRow:
+    def _placed(self, length: int, row_length: int, row: int) -> tuple[PlacedRow, str]:
         config = self.config.augment
         assert config is not None and not isinstance(config, Utk | Cip)
-        return place(length, config, row_length=row_length, seed=self._seed, row=row)
+        placed = place(length, config, row_length=row_length, seed=self._seed, row=row)
+        return placed, self._note(target_length=config.target_length)
 
     def _note(self, **more: Any) -> str:
         assert self.config.augment is not None

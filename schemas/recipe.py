@@ -97,6 +97,10 @@ class Recipe(Model):
                 raise ValueError(f"export {export.name!r}: the config 'longpo' needs the method 'longpo' under {what}")
         return self
 
+    def token_entries(self, of: tuple[str, ...]) -> tuple[str, ...]:
+        """The names of the `tokenise` entries that an entry's `of` means: without any, all."""
+        return of or tuple(entry.name for entry in self.tokenise)
+
     def _check_curate(self) -> None:
         if self.curate is None:
             return

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.mixing.budgets import Array, Budget, Group, budget, check_shortage
-from pipelines.mixing.order import by_length, grow_p2, interleave
+from pipelines.mixing.order import CURRICULA, interleave
 from schemas.ids import derive_seed
 from schemas.mix import Mix
-
-_CURRICULA = {"by_length": by_length, "grow_p2": grow_p2}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +47,7 @@ def draw(available: Mapping[str, Array], mix: Mix, seed: int) -> Mixture:
             carried += group.budget - int(lengths[-1].sum())
     order = interleave(lengths, phases)
     if mix.curriculum != "none":
-        order = order[_CURRICULA[mix.curriculum](np.concatenate(lengths)[order])]
+        order = order[CURRICULA[mix.curriculum](np.concatenate(lengths)[order])]
     return Mixture(budgets, *(np.concatenate(parts)[order] for parts in (sources, rows, epochs)))
 
 

@@ -47,3 +47,6 @@ def grow_p2(lengths: Array, cycles: int = CYCLES) -> Array:
         cycle, within = np.divmod(progress(lengths[members]) * cycles, 1)
         place[members] = cycle + within * 2.0 ** (power - powers.max())
     return np.argsort(place, kind="stable")
+
+
+CURRICULA = {"by_length": by_length, "grow_p2": grow_p2}
