@@ -186,7 +186,6 @@ def _read_only(bench: Bench, workspace: Path) -> Outcome:
         return _until_well(bench, workspace, [ended])
 
 
-MOUNTS = {"the disk is full": _disk_full, "the workspace is read-only": _read_only}
 SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
     **{f"the server: {fault}, once": _server(fault, 1) for fault in SERVER_FAULTS},
     "the server: 500, always": _server("500", FOR_EVER),
@@ -195,7 +194,8 @@ SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
     "SIGTERM": _signal,
     "two runs at once": _two_writers,
     "killed while the clock goes backwards": _clock_backwards,
-    **MOUNTS,
+    "the disk is full": _disk_full,
+    "the workspace is read-only": _read_only,
 }
 
 # How the first command ends, and a part of what it says. All others end well and say nothing: the fault is borne.

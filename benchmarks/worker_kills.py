@@ -7,7 +7,6 @@ command runs until it ends well. Columns as in benchmarks.faults; `borne`: runs 
 """
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -15,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import yaml
 
-from tests.curation.test_curate_stage import curated, page
+from tests.curation.test_curate_killed import two_workers
+from tests.curation.test_curate_stage import page
 from tests.fault_bench import Bench, Ended, until_well
 from tests.scorers import test_scores_end_to_end as scored
 from tests.scorers.models import write
@@ -31,26 +30,12 @@ def main() -> None:
     rng = random.Random(arguments.seed)
     print("| killed | kills | borne | lost | twice | not equal | what was said |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="longloom-workers-") as folder:
-        curation = Bench(_curation(Path(folder) / "curation"))
+        (Path(folder) / "curation").mkdir()
+        curation = Bench(two_workers(Path(folder) / "curation", [page(number, 400) for number in range(300)]))
         _kill(curation, "a worker of curation", "spawn_main", 1.2, arguments.kills, rng)
         models = {"long": write(Path(folder) / "model", max_position_embeddings=4096)}
         engine = Bench(scored.recipe(Path(folder) / "engine", models, [], texts=3, instructions=[]))
         _kill(engine, "the engine's process", "generators.engines.worker", 12.0, arguments.kills, rng)
-
-
-def _curation(folder: Path) -> Path:
-    """A recipe whose documents are judged by two processes, a shard each at a time."""
-    folder.mkdir()
-    path = curated(folder, others={"generate": [], "engines": {}, "export": []})
-    value = yaml.safe_load(path.read_text("utf-8"))
-    common = {"type": "jsonl", "licence": "CC0-1.0", "language": "en"}
-    value["documents"] = [{"name": name, "path": f"{name}.jsonl", **common} for name in ("one", "two")]
-    value["curate"] |= {"executor": {"type": "embedded", "processes": 2}, "shard_bytes": 1}
-    path.write_text(yaml.safe_dump(value), "utf-8")
-    for number, name in enumerate(("one", "two")):
-        lines = [json.dumps({"text": page(n, 400)}) + "\n" for n in range(number, 300, 2)]
-        (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-    return path
 
 
 def _kill(bench: Bench, what: str, mark: str, longest: float, kills: int, rng: random.Random) -> None:

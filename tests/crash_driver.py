@@ -248,8 +248,9 @@ def noted(workspace: Path, kind: str) -> list[str]:
     return [line.partition(" ")[2] for line in lines if line.startswith(f"{kind} ")]
 
 
-def in_ledger(path: Path) -> set[str]:
-    """The keys in a ledger, read from a copy: looking must not repair what a killed process has left."""
+def in_ledger(path: Path, column: str = "request_id") -> set[str]:
+    """The keys in a ledger, or another column, read from a copy: looking must not repair what a killed process has
+    left."""
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("", "-wal"):
             if Path(f"{path}{suffix}").exists():
@@ -258,7 +259,7 @@ def in_ledger(path: Path) -> set[str]:
         try:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'").fetchone():
                 return set()
-            return {key for (key,) in connection.execute("SELECT request_id FROM requests")}
+            return {value for (value,) in connection.execute(f"SELECT {column} FROM requests")}
         finally:
             connection.close()
 

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.crash_driver import snapshot
+from tests.crash_driver import in_ledger, snapshot
 from tests.faulty_server import FaultyServer
 
 ROOT = Path(__file__).parent.parent
@@ -142,15 +141,8 @@ def without_requests(workspace: Path) -> dict[str, str]:
 
 
 def responses(ledger: Path) -> set[str]:
-    """The answers in a ledger, read from a copy; none where it cannot be read."""
-    with tempfile.TemporaryDirectory() as folder:
-        for suffix in ("", "-wal"):
-            if Path(f"{ledger}{suffix}").exists():
-                shutil.copy(f"{ledger}{suffix}", Path(folder, f"copy{suffix}"))
-        connection = sqlite3.connect(Path(folder, "copy"))
-        try:
-            return {text for (text,) in connection.execute("SELECT response FROM requests")}
-        except sqlite3.DatabaseError:
-            return set()
-        finally:
-            connection.close()
+    """The answers in a ledger; none where it cannot be read."""
+    try:
+        return in_ledger(ledger, "response")
+    except sqlite3.DatabaseError:
+        return set()

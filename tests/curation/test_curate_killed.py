@@ -23,17 +23,23 @@ def command(recipe: Path, workspace: Path) -> list[str]:
     return [sys.executable, "-m", "flows", "run", str(recipe), "--no-prefect", "--workspace", str(workspace)]
 
 
-def test_killed_at_random_moments_the_next_run_writes_the_same(tmp_path):
-    texts = [page(number, 400) for number in range(400)]
-    texts += [text.replace("stone", "rock", 3) for text in texts[::7]]
+def two_workers(folder: Path, texts: list[str]) -> Path:
+    """A recipe whose documents are judged by two processes, a shard each at a time."""
     for name, some in (("one", texts[::2]), ("two", texts[1::2])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some), "utf-8")
-    path = curated(tmp_path, others={"generate": [], "engines": {}, "export": []})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some), "utf-8")
+    path = curated(folder, others={"generate": [], "engines": {}, "export": []})
     value = yaml.safe_load(path.read_text("utf-8"))
     common = {"type": "jsonl", "licence": "CC0-1.0", "language": "en"}
     value["documents"] = [{"name": name, "path": f"{name}.jsonl", **common} for name in ("one", "two")]
     value["curate"] |= {"executor": {"type": "embedded", "processes": 2}, "shard_bytes": 1}
     path.write_text(yaml.safe_dump(value), "utf-8")
+    return path
+
+
+def test_killed_at_random_moments_the_next_run_writes_the_same(tmp_path):
+    texts = [page(number, 400) for number in range(400)]
+    texts += [text.replace("stone", "rock", 3) for text in texts[::7]]
+    path = two_workers(tmp_path, texts)
     start = time.monotonic()
     subprocess.run(command(path, tmp_path / "whole"), check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - start
