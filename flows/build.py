@@ -4,7 +4,6 @@ Prefect sees the run, retries units whose engine failed, and shows progress, the
 artifacts. What makes a run resumable is ours (manifests and ledger): after a kill, the same command continues.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -33,18 +32,18 @@ from prefect.settings import PREFECT_HOME
 from prefect.states import Crashed
 
 from flows.progress import Lines
+from flows.report import Report
 from flows.tables import stage_table
 from pipelines.build import build
 from pipelines.journal import Journal
 from pipelines.manifest import UnitRecord
-from pipelines.report.page import write_report
 from pipelines.stages import Context, Progress, Stage, Unit
 from pipelines.workspace import Workspace
 from schemas.errors import ConservationError, RunError, UserError
 
 ARTIFACT_SECONDS = 5.0  # between two updates of the progress artifact
 
-_progress: Progress | None = None  # of the command line that called the flow in this process
+_caller: tuple[Progress, Report] | None = None  # of the command line that called the flow in this process
 
 
 async def _worth_a_retry(_task: Any, run: Any, state: Any) -> bool:
@@ -52,8 +51,8 @@ async def _worth_a_retry(_task: Any, run: Any, state: Any) -> bool:
     error = await state.aresult(raise_on_failure=False)
     if isinstance(error, UserError | ConservationError):
         return False
-    if _progress is not None:
-        _progress.note(f"{run.name}: {error}; trying again")
+    if _caller is not None:
+        _caller[0].note(f"{run.name}: {error}; trying again")
     return True
 
 
@@ -92,12 +91,13 @@ class _Shown:
             await self._update(context.progress.percent)
         return record
 
-    async def end(self, recipe: str, workspace: Workspace, table: list[dict[str, Any]]) -> None:
+    async def end(self, recipe: str, table: list[dict[str, Any]]) -> None:
         await self._update(100.0)
         await acreate_table_artifact(table=table, key="longloom-stages", description=f"Stages of {recipe}")
-        report = workspace.root / "report.html"
-        place = f"[{report}]({report.as_uri()})" if report.exists() else "none yet: `longloom report` makes it"
-        text = f"Workspace: `{workspace.root}`\n\nReport: {place}\n"
+
+    async def report(self, recipe: str, report: Report) -> None:
+        place = f"[{report.path}]({report.path.as_uri()})" if report.written else report.fault
+        text = f"Workspace: `{report.path.parent}`\n\nReport: {place}\n"
         await acreate_markdown_artifact(text, "longloom-report", f"Where the results of {recipe} are")
 
     async def _update(self, percent: float) -> None:
@@ -140,16 +140,18 @@ async def longloom(
     ledger: str | None = None,
 ) -> list[dict[str, Any]]:
     """Run a recipe in a workspace; returns the stage table. Parameters as in `longloom run`."""
-    progress = _progress if _progress is not None else Lines(get_run_logger().info)
-    shown, place = _Shown(), Workspace(Path(workspace), Path(ledger) if ledger else None)
-    manifests = await build(Path(recipe), place, stage, limit, progress, shown.unit, begun=shown.begin)
+    place = Workspace(Path(workspace), Path(ledger) if ledger else None)
+    progress, report = _caller if _caller is not None else (Lines(get_run_logger().info), Report(place))
+    shown = _Shown()
+    try:
+        manifests = await build(
+            Path(recipe), place, stage, limit, progress, shown.unit, begun=shown.begin, ended=report
+        )
+    finally:
+        if report.written or report.fault:
+            await shown.report(recipe, report)
     table = stage_table(manifests)
-    if _progress is None:  # the command line writes the report itself
-        try:
-            await asyncio.to_thread(write_report, place)
-        except Exception as error:  # the run is done and stays so, whatever becomes of its picture
-            get_run_logger().warning(f"no report was written: {error}")
-    await shown.end(recipe, place, table)
+    await shown.end(recipe, table)
     return table
 
 
@@ -178,13 +180,13 @@ def _two_starts_of_a_server() -> Iterator[None]:
         SubprocessASGIServer._run_uvicorn_command = start
 
 
-async def run_flow(progress: Progress, **parameters: Any) -> list[dict[str, Any]]:
-    """Run the flow in this process, telling `progress`."""
-    global _progress
-    _progress = progress
+async def run_flow(progress: Progress, report: Report, **parameters: Any) -> list[dict[str, Any]]:
+    """Run the flow in this process, telling `progress`; `report` is of the workspace that `parameters` name."""
+    global _caller
+    _caller = progress, report
     try:
         with _two_starts_of_a_server():
             table: list[dict[str, Any]] = await longloom(**parameters)
         return table
     finally:
-        _progress = None
+        _caller = None

@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     preview.add_argument("-n", type=_positive, default=3, metavar="N", help="rows of each generator (default 3)")
     command("check", "Check a recipe, its inputs, its engines and this machine.", "?")
     status = command("status", "Show stages, states, tokens and the last run of a workspace.")
+    status.add_argument("--verify", action="store_true", help="first read every table and export, checksums included")
     status.add_argument("--watch", action="store_true", help="show it again and again until the run ends")
     sql = command("sql", "Ask the catalog in SQL (DuckDB, read-only).")
     sql.add_argument("query", metavar="QUERY", help="a SELECT, or @NAME of docs/queries.md")

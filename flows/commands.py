@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from flows.report import Report
 from flows.tables import print_table
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
@@ -19,24 +20,29 @@ SHOWN = 700  # characters of a long text that preview shows at each end
 
 
 def run(arguments: Namespace) -> None:
-    from flows.progress import for_stream
+    from flows.progress import for_stdout
 
     recipe = load_recipe(arguments.recipe)
     workspace = Workspace(arguments.workspace, arguments.ledger)
-    progress = for_stream()
+    progress, report = for_stdout(), Report(workspace)
     try:
         if arguments.no_prefect:
             from flows.tables import stage_table
             from pipelines.build import build
 
-            manifests = asyncio.run(build(arguments.recipe, workspace, arguments.stage, arguments.limit, progress))
+            manifests = asyncio.run(
+                build(arguments.recipe, workspace, arguments.stage, arguments.limit, progress, ended=report)
+            )
             table = stage_table(manifests)
         else:
-            table = asyncio.run(_run_with_prefect(arguments, progress))
+            table = asyncio.run(_run_with_prefect(arguments, progress, report))
     finally:
         progress.close()
     print_table(list(table[0]), [list(row.values()) for row in table])
-    _try_report(workspace)
+    if report.written:
+        print(f"\nreport: {report.path}")
+    else:
+        print(f"longloom: {report.fault}", file=sys.stderr)
     if recipe.export and arguments.stage in (None, "export"):
         from pipelines.export import exported_rows
 
@@ -46,17 +52,7 @@ def run(arguments: Namespace) -> None:
         _suggest(arguments.workspace, export, config)
 
 
-def _try_report(workspace: Workspace) -> None:
-    """The run is done and stays so, whatever becomes of its picture."""
-    from pipelines.report.page import write_report
-
-    try:
-        print(f"\nreport: {write_report(workspace)}")
-    except Exception as error:
-        print(f"longloom: no report was written: {' '.join(str(error).split())}", file=sys.stderr)
-
-
-async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[str, Any]]:
+async def _run_with_prefect(arguments: Namespace, progress: Any, report: Report) -> list[dict[str, Any]]:
     import os
 
     # Our own progress speaks on the terminal, and one sentence says what went wrong; Prefect's log is in its UI.
@@ -66,6 +62,7 @@ async def _run_with_prefect(arguments: Namespace, progress: Any) -> list[dict[st
 
     return await run_flow(
         progress,
+        report,
         recipe=str(arguments.recipe),
         workspace=str(arguments.workspace),
         stage=arguments.stage,

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from pipelines.stages import Progress, Silence
 
@@ -151,9 +151,9 @@ class Terminal:
         self._bar.stop()
 
 
-def for_stream(stream: TextIO = sys.stdout) -> Terminal | Lines:
-    """What suits a stream: a live line on a terminal, plain lines elsewhere."""
-    return Terminal() if stream.isatty() else Lines()
+def for_stdout() -> Terminal | Lines:
+    """What suits it: a live line on a terminal, plain lines elsewhere."""
+    return Terminal() if sys.stdout.isatty() else Lines()
 
 
-__all__ = ["Lines", "Progress", "Silence", "Terminal", "for_stream"]
+__all__ = ["Lines", "Progress", "Silence", "Terminal", "for_stdout"]

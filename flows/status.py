@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.tables import print_table, stage_table
 from pipelines.catalog import query
+from pipelines.damage import verify
 from pipelines.journal import last_lines
 from pipelines.manifest import load_manifest
 from pipelines.workspace import Workspace
@@ -24,6 +25,9 @@ SELECT stage, state, reason, count(*) AS rows FROM row_states WHERE state <> 'ok
 
 def status(arguments: Namespace) -> None:
     workspace = Workspace(arguments.workspace)
+    if arguments.verify:
+        with workspace.lock():
+            print(f"{verify(workspace)} Parquet files of tables and exports read, none damaged\n")
     if arguments.watch:
         _watch(workspace)
     _last_run(workspace)

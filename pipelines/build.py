@@ -133,9 +133,11 @@ async def build(
     run_unit: RunUnit = run_directly,
     make_engine: MakeEngine = create_engine,
     begun: Callable[[Context], Awaitable[None]] | None = None,
+    ended: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Manifest]:
     """Run a recipe: every stage that is not up to date. Returns the manifests of the stages that were asked for.
-    `begun` is awaited once the workspace is locked: whatever ran in it before has ended."""
+    `begun` is awaited once the workspace is locked: whatever ran in it before has ended. `ended` is awaited when the
+    run is done or has failed, but not where it was stopped: who stops a run does not want to wait."""
     async with opened(recipe_path, workspace, limit, progress, make_engine) as (context, engines):
         stages = choose(make_stages(context.recipe, engines), stage)
         with workspace.lock(), damage_named(workspace):
@@ -162,3 +164,5 @@ async def build(
             finally:
                 run.finish(ending(error))
                 build_catalog(workspace)
+                if ended is not None and ending(error) != "interrupted":
+                    await ended()

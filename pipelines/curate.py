@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.beam import BeamExecutor
 from pipelines.benchmark_texts import benchmark_facts, built_index
@@ -24,7 +23,7 @@ from pipelines.duplicates import Corpus, Search
 from pipelines.manifest import UnitRecord
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
-from pipelines.shards import Part, Shard, TableWriter, shards, write_rows
+from pipelines.shards import Part, Shard, TableWriter, open_part, shards, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.curation import Curate, DocumentRule, Embedded
 from schemas.curation.contamination import MatchConfig
@@ -109,7 +108,7 @@ class RulesStage(Stage):
 
 def digest_of(path: Path) -> str:
     """Of all but the texts, whose hashes are the ids."""
-    return digest(pq.ParquetFile(path).read(["document_id", "source", "language", "metadata"]).to_pylist())
+    return digest(open_part(path).read(["document_id", "source", "language", "metadata"]).to_pylist())
 
 
 ALARM_SHARE = 0.5  # of a source that one rule takes
@@ -206,7 +205,7 @@ class CorpusStage(Stage):
             shard: Shard = unit.work
             cleaned = dict(_cleaned(root, records[unit.key].parts))
             states = iter(_read(root, records[unit.key].parts, "row_states", ["row_id", "state", "reason"]))
-            file = pq.ParquetFile(root / shard.file)
+            file = open_part(root / shard.file)
             for group in shard.groups:
                 for place, document in enumerate(file.read_row_group(group, ["document_id", "source"]).to_pylist()):
                     original, line = document["document_id"], next(states)
@@ -253,7 +252,7 @@ def _read(root: Path, parts: list[Part], table: str, columns: list[str]) -> list
     found: list[dict[str, Any]] = []
     for part in parts:
         if part.table == table:
-            found += pq.ParquetFile(root / part.file).read(columns).to_pylist()
+            found += open_part(root / part.file).read(columns).to_pylist()
     return found
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from filters.curation.batch import Batch
 from filters.curation.contamination import Pair
@@ -21,7 +20,7 @@ from filters.curation.registry import load_rule
 from filters.curation.text import Judgement, Text
 from generators.models import load_tokenizer
 from pipelines.duplicates import signatures
-from pipelines.shards import Shard, TableWriter
+from pipelines.shards import Shard, TableWriter, open_part
 from schemas.curation import parse_rule
 from schemas.curation.duplicates import Duplicates
 from schemas.ids import canonical_json, content_id
@@ -204,7 +203,7 @@ def _counter(reference: str, base_dir: Path) -> Callable[[str], int]:
 
 
 def _documents(root: Path, shard: Shard) -> Iterator[dict[str, Any]]:
-    file = pq.ParquetFile(root / shard.file)
+    file = open_part(root / shard.file)
     for group in shard.groups:
         yield from file.read_row_group(group).to_pylist()
 

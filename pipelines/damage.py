@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.shards import open_part
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 
@@ -27,9 +28,7 @@ def put_aside(path: Path) -> Path:
 
 @contextmanager
 def damage_named(workspace: Workspace) -> Iterator[None]:
-    """Where reading fails inside, every part is read as a whole, and damaged ones are put aside: a UserError names
-    them. Errors that have another cause pass. What a flipped bit leaves readable is not noticed: parts have no
-    checksums."""
+    """Where reading fails inside, `verify` looks for the part that is damaged. Errors with another cause pass."""
     import duckdb
 
     try:
@@ -37,22 +36,31 @@ def damage_named(workspace: Workspace) -> Iterator[None]:
     except (pa.ArrowException, duckdb.Error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, say; damage has no number
             raise
-        damaged = [path for path in sorted(workspace.root.glob("tables/*/part-*.parquet")) if _is_damaged(path)]
-        if not damaged:
-            raise
-        for path in damaged:
-            put_aside(path)
+        verify(workspace)
+        raise
+
+
+def verify(workspace: Workspace) -> int:
+    """Reads all Parquet files of tables and exports, checksums included; returns how many. Damaged ones are put aside,
+    and a UserError names them. Call under the lock. DuckDB does not look at checksums: what it reads may be wrong
+    without a word."""
+    names = ("tables/*/part-*.parquet", "exports/[!.]*/*/*.parquet")
+    paths = sorted(path for name in names for path in workspace.root.glob(name))
+    damaged = [put_aside(path) for path in paths if _is_damaged(path)]
+    if damaged:
         more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
         raise UserError(
-            f"{damaged[0]}{more}: is damaged and has been put aside as *.damaged; run the recipe again to make it anew"
-        ) from error
+            f"{damaged[0].with_suffix('')}{more}: is damaged and has been put aside as *.damaged; run the recipe again "
+            "to make it anew"
+        )
+    return len(paths)
 
 
 def _is_damaged(path: Path) -> bool:
     try:
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            file.read_row_group(group)
+        with open_part(path) as file:
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
     except pa.ArrowException:
         return True
     except OSError as error:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from filters.curation.candidates import Shared, compare, finder, shared
 from filters.curation.clusters import Alarm, alarms, ranked, resolve, settle
 from filters.curation.minhash import shingles, sign
 from filters.curation.text import Text
 from filters.curation.words import Array, words_of
+from pipelines.shards import open_part, read_part
 from schemas.curation.duplicates import Duplicates
 from schemas.tables import TABLES
 
@@ -49,7 +49,7 @@ def shared_part(files: list[tuple[str, int]], column: str, part: int, parts: int
 
 def columns_of(file: str, first: int, column: str, part: int, parts: int) -> tuple[Array, Array]:
     """(documents, hashes) of one part."""
-    lists = pq.read_table(file, columns=[column]).column(0).combine_chunks()
+    lists = read_part(file, columns=[column]).column(0).combine_chunks()
     hashes = lists.flatten().to_numpy(zero_copy_only=False)
     documents = first + np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy(zero_copy_only=False))
     if parts == 1:
@@ -74,7 +74,7 @@ def compare_pairs(root: str, places: list[tuple[str, int, int]], pairs: list[tup
     for number, (file, group, _) in enumerate(places):
         by_group.setdefault((file, group), []).append(number)
     for (file, group), numbers in by_group.items():
-        texts = pq.ParquetFile(Path(root) / file).read_row_group(group, ["text"]).column(0)
+        texts = open_part(Path(root) / file).read_row_group(group, ["text"]).column(0)
         mine = (texts[places[number][2]].as_py() for number in numbers)
         for number, found in zip(numbers, words_of(mine), strict=True):
             sets[number] = shingles(found, shingle)
@@ -108,7 +108,7 @@ class Search:
         config, corpus = self._config, self._corpus
         ids = pa.array(corpus.ids, pa.string())
         columns = ["runs", "exact", "sampled"]
-        facts = pa.concat_tables([pq.read_table(file, columns=columns) for file, _ in corpus.signatures])
+        facts = pa.concat_tables([read_part(file, columns=columns) for file, _ in corpus.signatures])
         runs, exact, sampled = (facts.column(name).to_numpy() for name in ("runs", "exact", "sampled"))
         rank = ranked(runs, ids)
         bands = await self._shared("keys", len(runs) * 40)

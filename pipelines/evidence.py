@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from filters.evidence import evidence_columns
 from filters.scorers.conversation import split_document
 from pipelines.code_version import code_version
 from pipelines.manifest import UnitRecord
 from pipelines.rows import Candidate, Draw, candidates, load
-from pipelines.shards import Part, Row, write_rows
+from pipelines.shards import Part, Row, open_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import digest
 from schemas.scores import Evidence
@@ -84,7 +82,7 @@ class EvidenceStage(Stage):
         for maker in self._makers:
             for record in context.upstream(maker).units.values():
                 for part in (part for part in record.parts if part.table == "samples"):
-                    held = pq.ParquetFile(context.workspace.root / part.file).read(["sample_id"]).column(0).to_pylist()
+                    held = open_part(context.workspace.root / part.file).read(["sample_id"]).column(0).to_pylist()
                     ids = [one for one in dict.fromkeys(held) if one not in seen]
                     seen.update(ids)
                     key = part.file.rpartition("/part-")[2].removesuffix(".parquet")
@@ -117,7 +115,7 @@ class EvidenceStage(Stage):
     def _rows(self, part: Part, ids: list[str], context: Context) -> Iterator[dict[str, Any]]:
         wanted = set(ids)
         columns = ["sample_id", "messages", "document_ids", "evidence", "details"]
-        for batch in pq.ParquetFile(context.workspace.root / part.file).iter_batches(16, columns=columns):
+        for batch in open_part(context.workspace.root / part.file).iter_batches(16, columns=columns):
             for row in batch.to_pylist():
                 if row["sample_id"] in wanted:
                     wanted.remove(row["sample_id"])

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.curated import curated_documents
 from pipelines.export_tokens import PACKED, PROLONG, TOKENISED, packed, prolong, tokenised
 from pipelines.indicator import marked_answers, with_indicator
 from pipelines.pairs import LONGPO, PREFERENCE, conversations, reference_logps, with_logps
 from pipelines.select import selected_ids
-from pipelines.shards import Part
+from pipelines.shards import Part, open_part
 from pipelines.stages import Context
 from pipelines.styles import LeftOut, styled, styled_schema
 from schemas.export import Export
@@ -52,12 +51,12 @@ class Reading:
 
     def batches(self, parts: list[Part]) -> Iterator[pa.RecordBatch]:
         for part in parts:
-            yield from pq.ParquetFile(self.context.workspace.root / part.file).iter_batches(BATCH_ROWS)
+            yield from open_part(self.context.workspace.root / part.file).iter_batches(BATCH_ROWS)
 
     def groups(self, parts: list[Part]) -> Iterator[pa.RecordBatch]:
         """Row group by row group: rows of tokens may be very long, and their groups are small."""
         for part in parts:
-            file = pq.ParquetFile(self.context.workspace.root / part.file)
+            file = open_part(self.context.workspace.root / part.file)
             for group in range(file.num_row_groups):
                 yield from file.iter_batches(BATCH_ROWS, [group])
 

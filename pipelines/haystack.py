@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-import pyarrow.parquet as pq
-
 from generators.base import Tokenizer
 from generators.tasks.borders import TokenMap
 from pipelines.rows import Candidate
+from pipelines.shards import open_part
 
 POOL_CHARS = 64_000_000  # of documents held at once
 _LINE = 4000  # characters; a line that goes on for longer is cut inside
@@ -111,7 +110,7 @@ class Haystacks:
         for place in places:
             if held >= POOL_CHARS:
                 return DocumentPool(documents, self._tokenizer)
-            file = pq.ParquetFile(self._root / place[0])
+            file = open_part(self._root / place[0])
             for row in file.read_row_group(place[1], ["document_id", "text"]).to_pylist():
                 if row["document_id"] in self._wanted[place]:
                     documents.append((row["document_id"], row["text"]))

@@ -8,8 +8,8 @@ from collections import defaultdict
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.shards import read_part
 from pipelines.stages import Context
 from schemas.errors import UserError
 from schemas.export import Indicator
@@ -22,7 +22,7 @@ def marked_answers(indicator: Indicator, context: Context) -> Marks:
     """The answers whose score is above the threshold. A score that is NULL (no document, say) is not."""
     found: Marks = defaultdict(set)
     for part in context.upstream(f"score.{indicator.score}").parts("scores_context_dependency"):
-        columns = pq.read_table(context.workspace.root / part.file, columns=["row_id", "turn_index", indicator.column])
+        columns = read_part(context.workspace.root / part.file, columns=["row_id", "turn_index", indicator.column])
         for row_id, turn, value in zip(*(column.to_pylist() for column in columns.columns), strict=True):
             if value is not None and value > indicator.above:
                 found[row_id].add(turn)

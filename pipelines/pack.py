@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.augment.utk import knot_tokens
 from pipelines.code_version import code_version
@@ -21,7 +20,7 @@ from pipelines.manifest import UnitRecord
 from pipelines.pack_plan import Items, PackPlan, all_rows, mixed_rows, pack_plan, row_runs
 from pipelines.pack_rows import RowMaker, Tokenizer
 from pipelines.processes import cores
-from pipelines.shards import Part, TableWriter, write_rows
+from pipelines.shards import Part, TableWriter, open_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from pipelines.tokens import TokenRows, TokenStore, read_token_rows, state_lines
 from schemas.augment import Utk
@@ -71,7 +70,7 @@ class PackStage(Stage):
         else:
             parts = context.upstream(f"mix.{self._mix.name}").parts("mixture")
             lines = [
-                pq.ParquetFile(context.workspace.root / part.file).read(["row_id", "source", "epoch"]) for part in parts
+                open_part(context.workspace.root / part.file).read(["row_id", "source", "epoch"]) for part in parts
             ]
             if not lines:
                 raise UserError(f"pack {self.config.name!r}: the mix {self._mix.name!r} has drawn no row")

@@ -6,10 +6,9 @@ from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.manifest import Manifest, UnitRecord, load_manifest
-from pipelines.shards import Part
+from pipelines.shards import Part, open_part, read_part
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 from schemas.ids import content_id
@@ -57,7 +56,7 @@ def reference_logps(workspace: Workspace) -> Logps:
     scored_by: dict[str, str] = {}
     for stage, units in score_units(workspace).items():
         for part in _score_parts(units):
-            columns = pq.read_table(workspace.root / part.file, columns=["row_id", *_LOGPS])
+            columns = read_part(workspace.root / part.file, columns=["row_id", *_LOGPS])
             for row_id, *pair in zip(*(columns.column(name).to_pylist() for name in columns.column_names), strict=True):
                 if scored_by.setdefault(row_id, stage) != stage:
                     raise UserError(
@@ -85,7 +84,7 @@ def conversations(manifest: Manifest, workspace: Workspace, logps: Logps, rows: 
 
     def pairs() -> Iterator[dict[str, Any]]:
         for part in manifest.parts("preferences"):
-            for batch in pq.ParquetFile(workspace.root / part.file).iter_batches(rows):
+            for batch in open_part(workspace.root / part.file).iter_batches(rows):
                 yield from (pair for pair in batch.to_pylist() if pair["method"] == "longpo")
 
     held: list[dict[str, Any]] = []

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipelines.seen import SeenIds
-from pipelines.shards import Part
+from pipelines.shards import Part, open_part
 from schemas.ids import digest
 
 # Only to choose among documents when ingest did not count tokens; the generator then counts exactly.
@@ -49,7 +47,7 @@ def candidates(
     """All rows of the parts, in their order; only ids and lengths are read. `keep`: the ids that count."""
     found = []
     for part in parts:
-        file = pq.ParquetFile(root / part.file)
+        file = open_part(root / part.file)
         names = [
             name for name in (id_column, "source", "language", "tokens", "chars") if name in file.schema_arrow.names
         ]
@@ -104,7 +102,7 @@ def load(root: Path, draws: Iterable[Draw], id_column: str) -> Iterator[tuple[Dr
     for one in draws:
         if place != (one.candidate.file, one.candidate.group):
             place = (one.candidate.file, one.candidate.group)
-            table = pq.ParquetFile(root / place[0]).read_row_group(place[1], columns)
+            table = open_part(root / place[0]).read_row_group(place[1], columns)
             held = {row[id_column]: row for row in table.to_pylist()}
         row = held[one.candidate.row_id]
         yield one, {**row, "metadata": json.loads(row["metadata"])}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.files import atomic_path
+from pipelines.shards import read_part
 from pipelines.workspace import Workspace
 from schemas.ids import canonical_json, digest
 from schemas.recipe import Recipe
@@ -62,7 +63,7 @@ class RunRecord:
     def start(self) -> None:
         """Call while holding the workspace lock: whatever else says `running` is dead."""
         for path in sorted(self._folder.glob("part-*.parquet")):
-            (row,) = pq.read_table(path).to_pylist()
+            (row,) = read_part(path).to_pylist()
             if row["status"] == "running":
                 _write(path, {**row, "status": "interrupted"})
         self._save()
@@ -77,4 +78,4 @@ class RunRecord:
 
 def _write(path: Path, row: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([row], schema=TABLES["runs"]), temporary)
+        pq.write_table(pa.Table.from_pylist([row], schema=TABLES["runs"]), temporary, write_page_checksum=True)

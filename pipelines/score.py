@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from generators.models import ResolvedModel, fingerprint, model_window, resolve_model
 from pipelines.code_version import code_version
 from pipelines.curated import curated_documents, curation
@@ -21,7 +19,7 @@ from pipelines.ingest_stage import IngestStage
 from pipelines.manifest import Manifest, UnitRecord
 from pipelines.score_pool import GateauStage, pool_stages
 from pipelines.scorer_process import ScorerConfig
-from pipelines.shards import Part, Row, write_rows
+from pipelines.shards import Part, Row, open_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
@@ -163,7 +161,7 @@ class ScoreStage(Stage):
         columns = [_ID[self.reading.rows], column]
         if self.reading.rows == "preferences":
             columns.append("short_prompt.list.element.role")
-        table = pq.ParquetFile(file).read(columns)
+        table = open_part(file).read(columns)
         for row_id, kind, *roles in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if all(roles) and (only is None or kind in only):
                 yield row_id

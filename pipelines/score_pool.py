@@ -11,12 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from filters.scorers.pool import hmg, mixture, perplexity, ranks, standardised
 from pipelines.code_version import code_version
 from pipelines.manifest import UnitRecord
-from pipelines.shards import Row, write_rows
+from pipelines.shards import Row, read_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.ids import content_id, digest
 from schemas.scores import FarAttention, Gateau, Hmg, Likelihood, LossDrop, ModelScorer
@@ -76,7 +74,7 @@ class PoolStage(Stage):
     def _read(self, stage: str, table: str, context: Context) -> Numbers:
         found: Numbers = {}
         for part in context.upstream(stage).parts(table):
-            for line in pq.read_table(context.workspace.root / part.file).to_pylist():
+            for line in read_part(context.workspace.root / part.file).to_pylist():
                 found[line["row_id"]] = line
         return found
 

@@ -11,9 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow.parquet as pq
-
 from filters.scorers.core import ScorerCore
+from pipelines.shards import open_part
 from schemas.errors import UserError
 from schemas.states import Reject, State
 
@@ -60,7 +59,7 @@ def read_rows(file: Path, columns: list[str], ids: list[str]) -> Iterator[list[d
     """The rows of these ids, a list for each row group that holds some. Only one row group is in memory. The first of
     the columns is the id."""
     wanted, id_column = set(ids), columns[0]
-    parquet = pq.ParquetFile(file)
+    parquet = open_part(file)
     for group in range(parquet.num_row_groups):
         if wanted.isdisjoint(parquet.read_row_group(group, [id_column]).column(id_column).to_pylist()):
             continue

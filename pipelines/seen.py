@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.shards import open_part
+
 _FRESH = 65_536  # ids that wait in a Python set before they become a sorted run
 
 Run = npt.NDArray[np.uint64]
@@ -44,10 +46,9 @@ class SeenIds:
 
     def load(self, files: Iterable[Path], column: str = "document_id") -> None:
         """Adds the ids of Parquet parts that an earlier run has written."""
-        import pyarrow.parquet as pq
 
         for path in files:
-            with pq.ParquetFile(path) as file:
+            with open_part(path) as file:
                 for batch in file.iter_batches(batch_size=_FRESH, columns=[column]):
                     for content_id in batch.column(0).to_pylist():
                         self.add(content_id)

@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipelines.catalog import check_query, query
 from pipelines.code_version import code_version
 from pipelines.manifest import UnitRecord
-from pipelines.shards import write_rows
+from pipelines.shards import open_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.errors import UserError
 from schemas.ids import digest
@@ -207,7 +205,7 @@ def _check_columns(names: list[str]) -> None:
 def _read(context: Context, stages: list[str], table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     for stage in stages:
         for part in context.upstream(stage).parts(table):
-            yield from pq.ParquetFile(context.workspace.root / part.file).read(columns).to_pylist()
+            yield from open_part(context.workspace.root / part.file).read(columns).to_pylist()
 
 
 def _group(row: dict[str, Any], per: str | None) -> Any:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
-
 from filters.lengthening import keep_chances, pieces
 from filters.near_duplicates import NearDuplicates
 from generators.base import Cost
@@ -23,7 +21,7 @@ from pipelines.engine_pool import EnginePool
 from pipelines.generate import GenerateStage, messages_column
 from pipelines.manifest import UnitRecord
 from pipelines.rows import Candidate, Draw, candidates, draw
-from pipelines.shards import Part, Row, write_rows
+from pipelines.shards import Part, Row, open_part, read_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from pipelines.train_stage import TrainStage, model_folder, trained_engine
 from schemas.errors import UserError
@@ -289,7 +287,7 @@ def _read(context: Context, parts: Iterable[Part]) -> Iterator[tuple[str, int, d
     """The samples of some parts with the file and row group they stand in; one row group is in memory at a time."""
     columns = ["sample_id", "source", "language", "messages", "details"]
     for part in parts:
-        file = pq.ParquetFile(context.workspace.root / part.file)
+        file = open_part(context.workspace.root / part.file)
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group, columns).to_pylist():
                 yield part.file, group, {**row, "details": json.loads(row["details"])}
@@ -311,13 +309,13 @@ def _load_samples(context: Context, draws: Iterable[Draw]) -> Iterator[tuple[Dra
         if place != (one.candidate.file, one.candidate.group):
             place = (one.candidate.file, one.candidate.group)
             columns = ["sample_id", "language", "messages", "details"]
-            table = pq.ParquetFile(context.workspace.root / place[0]).read_row_group(place[1], columns)
+            table = open_part(context.workspace.root / place[0]).read_row_group(place[1], columns)
             held = {row["sample_id"]: {**row, "details": json.loads(row["details"])} for row in table.to_pylist()}
         yield one, held[one.candidate.row_id]
 
 
 def _instructions(context: Context, parts: Iterable[Part], sources: set[str] | None) -> list[Instruction]:
-    rows = [row for part in parts for row in pq.read_table(context.workspace.root / part.file).to_pylist()]
+    rows = [row for part in parts for row in read_part(context.workspace.root / part.file).to_pylist()]
     return [
         Instruction(row["instruction_id"], row["text"], row["source"], row["language"], json.loads(row["metadata"]))
         for row in rows

@@ -63,6 +63,17 @@ def shards(path: Path, part: Part, shard_bytes: int) -> Iterator[Shard]:
             groups, held = [], 0
 
 
+def open_part(path: Path | str) -> pq.ParquetFile:
+    """A part to read. Bytes that a disk has changed raise OSError: pages carry checksums (damage.damage_named)."""
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def read_part(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+    """A part as a whole, or these columns of it, as `open_part` reads it."""
+    with open_part(path) as file:
+        return file.read(columns)
+
+
 class TableWriter:
     """Streams rows of one table into numbered parts.
 
@@ -124,6 +135,7 @@ class TableWriter:
                 self._schema,
                 compression="zstd",
                 compression_level=COMPRESSION_LEVEL,
+                write_page_checksum=True,
                 use_dictionary=_REPEATED,  # names that this table lacks do no harm
             )
         except BaseException:

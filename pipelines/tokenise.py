@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
 from pipelines.curated import curated_documents
@@ -20,7 +19,7 @@ from pipelines.packing.arrays import offsets, sums
 from pipelines.processes import Processes, cores
 from pipelines.seen import SeenIds
 from pipelines.select import selected_ids
-from pipelines.shards import Part, Shard, TableWriter, shards
+from pipelines.shards import Part, Shard, TableWriter, open_part, shards
 from pipelines.stages import Context, Stage, Unit
 from schemas.errors import UserError
 from schemas.ids import digest
@@ -101,7 +100,7 @@ class TokeniseStage(Stage):
         by, names = "source", self.config.sources
         if self.config.rows == "samples":
             by, names = "method", self.config.methods
-        table = pq.ParquetFile(root / shard.file).read_row_groups(list(shard.groups), [_ID[self.config.rows], by])
+        table = open_part(root / shard.file).read_row_groups(list(shard.groups), [_ID[self.config.rows], by])
         meant = np.ones(table.num_rows, bool)
         if names is not None:
             meant &= np.asarray(pc.is_in(table[by], pa.array(names)))
@@ -158,7 +157,7 @@ def _batches(root: Path, shard: Shard, config: Tokenise, meant: Places) -> Itera
     """Columns of the rows that are meant, some megabytes at a time. Documents are long: a few rows are read at once."""
     place, held = 0, 0
     rows: dict[str, list[Any]] = {}
-    file = pq.ParquetFile(root / shard.file)
+    file = open_part(root / shard.file)
     columns = _COLUMNS[config.rows]
     for batch in (one for group in shard.groups for one in file.iter_batches(64, [group], columns)):
         first, last = np.searchsorted(meant, [place, place + batch.num_rows])

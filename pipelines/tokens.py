@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.packing.arrays import offsets
-from pipelines.shards import Part
+from pipelines.shards import Part, open_part
 from pipelines.stages import Context
 from schemas.errors import UserError
 from schemas.states import State
@@ -49,7 +48,7 @@ def read_token_rows(context: Context, entries: tuple[str, ...]) -> TokenRows:
                 f"tokenise {entries[0]!r} and {entry!r} have different tokenizers: they cannot be packed together"
             )
     parts = [part for manifest in manifests.values() for part in manifest.parts("tokens")]
-    tables = [pq.ParquetFile(context.workspace.root / part.file).read(_FACTS) for part in parts]
+    tables = [open_part(context.workspace.root / part.file).read(_FACTS) for part in parts]
     if not tables:
         raise UserError(
             f"tokenise {', '.join(map(repr, entries))}: no row has become tokens, so there is nothing to pack"
@@ -74,7 +73,7 @@ class TokenStore:
         place = 0
         with (folder / "ids").open("wb") as ids, (folder / "mask").open("wb") as masks:
             for part in rows.parts:
-                file = pq.ParquetFile(root / part.file)
+                file = open_part(root / part.file)
                 for group in range(file.num_row_groups):  # small ones, however long the rows are
                     batch = file.read_row_group(group, ["input_ids", "loss_mask"])
                     here = batch.filter(pa.array(wanted[place : place + batch.num_rows])).combine_chunks()

@@ -12,14 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from generators.models import fingerprint, resolve_adapter, resolve_model
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
 from pipelines.files import atomic_path, replace_folder, sync
 from pipelines.manifest import UnitRecord
-from pipelines.shards import write_rows
+from pipelines.shards import read_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from pipelines.workspace import Workspace
 from schemas.engines import EngineConfig, LocalEngine
@@ -98,7 +96,7 @@ class TrainStage(Stage):
     def _rows(self, context: Context, columns: list[str]) -> list[dict[str, Any]]:
         upstream = context.upstream(f"generate.{self.config.name}.{self.iteration}.data")
         files = [context.workspace.root / part.file for part in upstream.parts("training")]
-        return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
+        return [row for file in files for row in read_part(file, columns=columns).to_pylist()]
 
     def _previous(self, context: Context, role: str) -> Path | None:
         if self.iteration == 1:

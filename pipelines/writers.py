@@ -97,7 +97,7 @@ class ParquetWriter(ShardWriter):
         self._schema = schema
 
     def _begin(self, file: Any) -> None:
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", write_page_checksum=True)
 
     def _put(self, table: pa.Table) -> None:
         self._writer.write_table(table)

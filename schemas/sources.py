@@ -28,25 +28,25 @@ class Source(Model):
 
 class ParquetSource(Source):
     type: Literal["parquet"]
-    path: str  # a file, a folder (all *.parquet below it) or a glob
+    path: str = Field(min_length=1)  # a file, a folder (all *.parquet below it) or a glob
     fields: Fields = Fields()
 
 
 class JsonlSource(Source):
     type: Literal["jsonl"]
-    path: str  # a file, a folder or a glob; .jsonl, .jsonl.gz, .jsonl.zst (also .json, .ndjson)
+    path: str = Field(min_length=1)  # a file, a folder or a glob; .jsonl, .jsonl.gz, .jsonl.zst (also .json, .ndjson)
     fields: Fields = Fields()
 
 
 class TextSource(Source):
     type: Literal["text"]
-    path: str  # a file, or a folder that is read with all its subfolders
+    path: str = Field(min_length=1)  # a file, or a folder that is read with all its subfolders
     include: tuple[str, ...] = ("*.txt", "*.md", "*.markdown", "*.rst")
 
 
 class HuggingFaceSource(Source):
     type: Literal["huggingface"]
-    path: str  # a local folder or a hub name
+    path: str = Field(min_length=1)  # a local folder or a hub name
     config: str | None = None
     split: str = "train"
     revision: str | None = None
@@ -57,7 +57,7 @@ class RepositorySource(Source):
     """One folder = one document: all text files joined in path order, each after a header line."""
 
     type: Literal["repository"]
-    path: str
+    path: str = Field(min_length=1)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = (".git/*", "*/.git/*", "*.lock", "*/node_modules/*", "*/__pycache__/*")
     max_file_bytes: Positive = 1_000_000

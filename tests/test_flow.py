@@ -22,9 +22,12 @@ DRIVER = """
 import asyncio, json, sys
 from flows.build import run_flow
 from flows.progress import Lines
+from flows.report import Report
 from generators.engines.base import EngineDied
 from generators.engines.scripted import ScriptedEngine
+from pathlib import Path
 from pipelines import build
+from pipelines.workspace import Workspace
 from prefect.client.orchestration import get_client
 from tests.support import answer
 
@@ -40,7 +43,8 @@ build.opened = lambda *given: opened(*given[:4], make_engine=lambda *_: engine)
 async def work(recipe, workspace, tasks):
     said, error, table = [], None, None
     try:
-        table = await run_flow(Lines(said.append), recipe=recipe, workspace=workspace)
+        report = Report(Workspace(Path(workspace)))
+        table = await run_flow(Lines(said.append), report, recipe=recipe, workspace=workspace)
     except Exception as raised:
         error = [type(raised).__name__, str(raised)]
     async with get_client() as client:
@@ -119,7 +123,8 @@ def test_units_are_tasks_and_what_came_out_stands_in_artifacts(flows):
     kind, _, text = artifacts["longloom-report"]
     workspace = folder / "good" / "workspace"
     assert (kind, len(artifacts)) == ("markdown", 3)
-    assert text == f"Workspace: `{workspace}`\n\nReport: none yet: `longloom report` makes it\n"
+    report = workspace / "report.html"
+    assert text == f"Workspace: `{workspace}`\n\nReport: [{report}]({report.as_uri()})\n" and report.exists()
 
 
 def test_a_unit_whose_engine_died_is_tried_again(flows):
@@ -146,7 +151,14 @@ def test_wrong_input_in_a_unit_comes_out_as_it_is_and_is_not_tried_again(flows):
     assert wrong["error"][0] == "UserError" and "nowhere" in wrong["error"][1]
     assert [task[:3] for task in wrong["tasks"]] == [["ingest/ingest.documents.texts", "Failed", 1]]
     assert wrong["flow"][1] == "Failed"
-    assert wrong["artifacts"] == [["longloom-progress", "progress", "Progress of small", 0.0]]
+    assert {key: rest for key, *rest in wrong["artifacts"]}["longloom-progress"][-1] == 0.0
+
+
+def test_a_failed_run_leaves_a_report_that_says_why(flows):
+    folder, (_, wrong, _) = flows
+    assert sorted(key for key, *_ in wrong["artifacts"]) == ["longloom-progress", "longloom-report"]
+    page = (folder / "tokenizer" / "workspace" / "report.html").read_text("utf-8")
+    assert "The last run is not done: failed at ingest: " in page and "nowhere" in page
 
 
 def test_wrong_input_before_the_units_comes_out_as_it_is(flows):

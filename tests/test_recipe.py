@@ -1,10 +1,12 @@
 """Reading a recipe: every fault is one sentence that names file and key; what is left out has its default."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
 
+from flows.cli import main
 from generators.registry import METHODS
 from schemas.errors import UserError
 from schemas.loading import MAX_ALIASES, MAX_RECIPE_BYTES, load_recipe
@@ -75,6 +77,16 @@ BAD = [
         ["documents", 0],
         {"name": "j", "type": "jsonl", "path": "x", "fields": {"txt": "t"}},
         "documents[0].fields.txt: unknown key, did you mean 'text'?",
+    ),
+    (
+        ["documents", 0],
+        {"name": "j", "type": "text", "path": ""},
+        "documents[0].path: string should have at least 1 character, not ''",
+    ),
+    (
+        ["engines", "writer", "model"],
+        "",
+        "engines.writer.model: string should have at least 1 character, not ''",
     ),
     (["documents"], GOOD["documents"] * 2, "the source name 'texts' is used twice"),
     (
@@ -158,8 +170,39 @@ BAD = [
 
 
 @pytest.mark.parametrize(("path", "value", "sentence"), BAD, ids=[sentence[:40] for _, _, sentence in BAD])
-def test_a_wrong_value_is_named_in_one_sentence(tmp_path, path, value, sentence):
-    assert fault(tmp_path, changed(path, value)) == sentence
+def test_a_wrong_value_ends_the_command_with_one_sentence(tmp_path, capsys, path, value, sentence):
+    """Exit code 2 and one line, before anything is written."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(changed(path, value), sort_keys=False))
+    assert main(["run", str(file), "--no-prefect", "--workspace", str(tmp_path / "w")]) == 2
+    assert capsys.readouterr() == ("", f"longloom: {file}: {sentence}\n")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def keys(value, path=()):
+    """All keys of mappings in a recipe, as paths."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict):
+                yield (*path, key)
+            yield from keys(inner, (*path, key))
+
+
+@pytest.mark.parametrize("shipped", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_key_of_our_recipes_can_be_misspelt(tmp_path, shipped):
+    """A key that nobody reads would be a setting that somebody believes in."""
+    value = yaml.safe_load(shipped.read_text("utf-8"))
+    for path in keys(value):
+        *above, last = path
+        if "options" in above or (above and above[-1] == "engines"):  # checked by `plan`; a name
+            continue
+        wrong = copy.deepcopy(value)
+        place = wrong
+        for step in above:
+            place = place[step]
+        place[f"{last}x"] = place.pop(last)
+        said = fault(tmp_path, wrong)
+        assert f"{last}x" in said or f"{last}' is required" in said or f"{last}: this key is required" in said, path
 
 
 def test_the_good_recipe_of_these_tests_is_good(tmp_path):

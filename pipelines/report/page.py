@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from pipelines.catalog import connect
 from pipelines.files import atomic_path
+from pipelines.journal import last_lines
 from pipelines.manifest import load_manifest
 from pipelines.report import calls, curation, lengths, samples, scores, stages, training
 from pipelines.report.html import visible
@@ -76,7 +77,13 @@ def write_report(workspace: Workspace, to: Path | None = None) -> Path:
 
 
 def prepare(connection: "duckdb.DuckDBPyConnection", workspace: Workspace) -> None:
-    """The temporary tables `stages` (what manifests know), `calls`, `sizes` and `score_values`."""
+    """The temporary tables `stages` (what manifests know), `errors` (what journals say of failed runs), `calls`,
+    `sizes` and `score_values`."""
+    connection.execute("CREATE TEMP TABLE errors (run_id VARCHAR, stage VARCHAR, text VARCHAR)")
+    for (run_id,) in connection.execute("SELECT run_id FROM runs WHERE status = 'failed'").fetchall():
+        journal = workspace.logs / f"{run_id}.jsonl"
+        if journal.exists() and (line := last_lines(journal).get("error")) is not None:
+            connection.execute("INSERT INTO errors VALUES (?, ?, ?)", [run_id, line["stage"], line["text"]])
     connection.execute(
         "CREATE TEMP TABLE stages (place INTEGER, stage VARCHAR, units INTEGER, done BOOLEAN, seed BIGINT, "
         "row_limit BIGINT)"

@@ -26,6 +26,8 @@ SELECT (SELECT count(*) FROM row_states WHERE stage = 'ingest') AS "rows read",
        count(*) AS "model calls", sum(prompt_tokens)::BIGINT AS "prompt tokens",
        sum(cached_tokens)::BIGINT AS "of these from cache", sum(completion_tokens)::BIGINT AS "tokens written"
 FROM (SELECT DISTINCT ON (request_id) * FROM calls)"""
+_LAST = """
+SELECT status, stage, text FROM runs LEFT JOIN errors USING (run_id) ORDER BY started DESC LIMIT 1"""
 _GREAT_LOSSES = f"""
 SELECT stage, count(*) AS rows, count(*) FILTER (state <> 'ok') AS lost, mode(reason) FILTER (state <> 'ok')
 FROM row_states JOIN stages USING (stage)
@@ -70,9 +72,9 @@ def glance(connection: "DuckDBPyConnection") -> Markup:
 def _worth_a_look(connection: "DuckDBPyConnection") -> list[str]:
     """What a reader should not miss, one sentence each."""
     lines = []
-    ((status,),) = connection.execute("SELECT status FROM runs ORDER BY started DESC LIMIT 1").fetchall()
+    ((status, stage, why),) = connection.execute(_LAST).fetchall()
     if status != "done":
-        lines.append(f"The last run is not done: {status}.")
+        lines.append(f"The last run is not done: {status}{'' if stage is None else f' at {stage}: {why}'}.")
     unfinished = connection.execute("SELECT stage FROM stages WHERE NOT done ORDER BY place").fetchall()
     lines += [f"Stage {stage} is unfinished; the next run goes on with it." for (stage,) in unfinished]
     limits = connection.execute("SELECT DISTINCT row_limit FROM stages WHERE row_limit > 0 ORDER BY 1").fetchall()

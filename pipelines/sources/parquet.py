@@ -103,7 +103,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeErr
 
 
 def _open(path: Path) -> Any:
-    return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
 
 
 def first_line(error: BaseException) -> str:

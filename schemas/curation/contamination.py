@@ -15,7 +15,7 @@ class Benchmark(Model):
     a document whose metadata have one goes: its answers leak without an n-gram of the question."""
 
     name: Slug
-    path: str
+    path: str = Field(min_length=1)
     fields: Annotated[tuple[str, ...], Field(min_length=1)]
     titles: tuple[Annotated[str, Field(pattern=r"[\p{L}\p{N}]")], ...] = ()
 

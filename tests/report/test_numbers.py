@@ -71,6 +71,9 @@ def test_what_is_unfinished_or_limited_is_said(tmp_path):
     path.write_text(path.read_text().replace('"done": true', '"done": false'))
     read = report(made)
     assert "The last run is not done: failed." in read.text and "limited to 5 rows" in read.text
+    made.logs.mkdir()
+    (made.logs / "run-2.jsonl").write_text('{"event": "error", "stage": "generate.qa", "text": "no <b>disk"}\n')
+    assert "The last run is not done: failed at generate.qa: no <b>disk." in report(made).text
     assert "Stage generate.qa is unfinished" in read.text
     assert [row[:3] for row in read.tables["The last runs"][1:]] == [
         ["2026-01-02 04:06:05", "–", "failed"],
