@@ -3,10 +3,14 @@
 import asyncio
 
 import pytest
+from hypothesis import settings
 
 from pipelines.build import build
 from pipelines.workspace import Workspace
 from tests.support import recipe, scripted
+
+settings.register_profile("patient", deadline=None)  # how long something takes is no business of tests
+settings.load_profile("patient")
 
 
 def run(recipe_path, root, **options):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -542,7 +542,6 @@ def test_bad_replies_at_the_round_trip_end_the_row_with_a_reason(tmp_path: Path,
     assert outcome.state in (State.INVALID_OUTPUT, State.TRUNCATED) and outcome.reason and outcome.records == []
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80) | st.builds(lambda q, a: f" {q}\nAnswer: {a}", st.text(), st.text()))
 def test_no_reply_is_an_error_in_the_program(tmp_path_factory: pytest.TempPathFactory, reply: str) -> None:
     outcome, _ = run(tmp_path_factory.mktemp("fuzz"), lambda request: reply)

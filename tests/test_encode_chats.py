@@ -114,7 +114,7 @@ def test_a_token_over_the_edge_of_the_prompt_is_not_counted(chat):
 
 
 @given(talk=NASTY.flatmap(lambda first: NASTY.map(lambda second: turns(first, second, second, first, system=second))))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_fast_and_reference_agree_on_ids_and_masks(chat, talk):
     fast, reference, _ = chat
     one, two = (encoder.encode_chats([talk, talk], [False, True]) for encoder in (fast, reference))
@@ -123,7 +123,7 @@ def test_fast_and_reference_agree_on_ids_and_masks(chat, talk):
 
 
 @given(texts=NASTY.flatmap(lambda first: NASTY.map(lambda second: (first, second))))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ids_are_those_of_apply_chat_template(chat, texts):
     encoder, _, theirs = chat
     talk = turns(*(text.replace("<|im_end|>", "").replace("\ufdd0", "") for text in texts), system="be kind")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.bm25 import BM25
@@ -288,7 +288,6 @@ def test_an_error_of_the_engine_ends_the_row_as_failed(tmp_path: Path) -> None:
     assert (outcome.state, outcome.reason, outcome.records) == (State.FAILED, "bad_request", [])
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["questions", "answer", "chunks", "sentences"]), st.text(max_size=60))
 def test_no_reply_is_an_error_in_the_program(tmp_path_factory: pytest.TempPathFactory, at: str, reply: str) -> None:
     outcome, _ = run(tmp_path_factory.mktemp("fuzz"), instead(**{at: reply}))

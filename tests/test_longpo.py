@@ -548,7 +548,7 @@ def test_bad_replies_at_any_step_leave_a_reason_and_no_record(tmp_path: Path, st
     assert outcome.detail.startswith("turns dropped: ")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=200), min_size=1, max_size=6), st.integers(0, 3))
 def test_any_replies_at_all_end_in_a_state_with_a_reason(
     tmp_path_factory: pytest.TempPathFactory, replies: list[str], good: int

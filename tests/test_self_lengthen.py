@@ -131,7 +131,7 @@ def test_a_failed_try_starts_again_from_the_first_text(tmp_path):
     assert [DRAFT.text in one for one in seconds] == [True, False, False] * 2
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40), st.booleans(), st.booleans()), min_size=1, max_size=6))
 def test_what_comes_out_is_longer_by_the_factor_starts_with_its_head_and_passes_check(tmp_path_factory, plan):
     """Whatever a model says: paragraphs, words, an ending or none, a line break or none."""

@@ -184,7 +184,7 @@ def test_errors_and_a_full_window_end_the_row_as_what_they_are(tmp_path: Path) -
     assert (outcome.state, outcome.reason, outcome.records) == (State.OVER_BUDGET, "prompt_too_long", [])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 90), st.integers(0, 6), st.integers(1, 5)), min_size=2, max_size=6),
     st.sampled_from([ROW, FREE]),

@@ -1,7 +1,7 @@
 """CIP: parts take turns, and nothing is lost."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.augment.cip import interleave
@@ -27,7 +27,6 @@ def test_cip_2_on_three_documents_gives_a1_b1_c1_a2_b2_c2_and_loses_nothing():
     assert all(one.end > one.start for one in made.parts)
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, st.integers(2, 6), st.integers(0, 2**31 - 1))
 def test_documents_come_back_and_the_parts_lie_side_by_side(documents, parts, seed):
     made = interleave(documents, Cip(augment="cip", parts=parts), seed=seed, row=0)

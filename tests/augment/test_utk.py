@@ -5,7 +5,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.augment.parts import Part, restore
@@ -48,7 +48,6 @@ def read(input_ids):
     return found
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, PARTS, st.booleans(), SEEDS)
 def test_without_what_was_added_the_row_is_the_documents_parts(documents, parts, backtrace, seed):
     made = knot(documents, utk(parts=parts, backtrace=backtrace), seed)
@@ -58,7 +57,6 @@ def test_without_what_was_added_the_row_is_the_documents_parts(documents, parts,
     assert sorted(Counter(text).items()) == sorted(Counter(int(t) for one in documents for t in one).items())
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, PARTS, st.booleans(), SEEDS)
 def test_parts_keep_their_order_and_the_last_of_the_last_document_stays_last(documents, parts, backtrace, seed):
     made = knot(documents, utk(parts=parts, backtrace=backtrace), seed)
@@ -68,7 +66,6 @@ def test_parts_keep_their_order_and_the_last_of_the_last_document_stays_last(doc
     assert made.parts[-1].doc == len(documents) - 1
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 5), SEEDS)
 def test_n_parts_have_2n_minus_2_knots_and_n_ids(documents, n, seed):
     made = knot(documents, utk(parts=[0] * (n - 1) + [1]), seed)
@@ -84,7 +81,6 @@ def test_n_parts_have_2n_minus_2_knots_and_n_ids(documents, n, seed):
     assert (kinds["knot"], kinds["name"], kinds["trace"]) == (cut * (2 * n - 2), cut * n, cut)
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, PARTS, SEEDS)
 def test_a_backtrace_stands_behind_its_documents_last_part_the_last_document_like_any_other(documents, parts, seed):
     made = knot(documents, utk(parts=parts), seed)
@@ -118,7 +114,6 @@ def step_7(input_ids):
     return mask
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, PARTS, st.booleans(), SEEDS)
 def test_targets_without_loss_are_exactly_those_of_step_7(documents, parts, backtrace, seed):
     made = knot(documents, utk(parts=parts, backtrace=backtrace), seed)
@@ -147,7 +142,6 @@ def test_a_row_written_out(order):
     assert made.loss_mask.astype(int).tolist() == [*chain(*mask)]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, SEEDS, st.integers(0, 10**7))
 def test_p_0_is_the_identity(documents, seed, row):
     made = knot(documents, utk(p=0), seed, row)
@@ -197,7 +191,6 @@ def test_every_order_that_is_allowed_is_as_likely():
     assert all(abs(count - 1000) < 120 for count in orders.values())
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, PARTS, st.booleans(), SEEDS)
 def test_documents_packed_with_their_overhead_never_leave_the_row(documents, parts, backtrace, seed):
     config = utk(parts=parts, backtrace=backtrace)

@@ -74,7 +74,7 @@ def test_copies_edits_and_chapters_go_and_others_stay():
     assert all(row["kept_copy_id"] == name for name, row in rows.items() if row["keep"])
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.permutations(sorted(CORPUS)), st.integers(1, 4))
 def test_result_is_independent_of_order_and_parts(names, parts):
     rows, _, _ = deduplicate({name: CORPUS[name] for name in names}, parts=parts)

@@ -83,7 +83,7 @@ def test_tokens_are_those_of_a_regular_expression(text):
 
 
 @pytest.mark.parametrize(("family", "config", "reference"), FAMILIES, ids=[one.name for one, _, _ in FAMILIES])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(texts, min_size=1, max_size=4))
 @example(["the cat sat on the mat\n" * 6, "the cat sat on the mat\n" * 6])
 def test_numbers_are_those_of_a_plain_reading(family, config, reference, given_texts):
@@ -102,7 +102,6 @@ def test_numbers_are_those_of_a_plain_reading(family, config, reference, given_t
                 assert found[f"{name}:window_mean"] == pytest.approx(np.mean(each)), (name, parts)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_first_copies_count_where_asked(text):
     config = RepetitionConfig(rule="gopher_repetition", count_first_copy=True, window_words=7)

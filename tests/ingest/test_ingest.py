@@ -158,7 +158,7 @@ _bad = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lines=st.lists(st.one_of(_good, _good, _bad), max_size=12))
 def test_any_mixture_of_lines_is_conserved_and_texts_round_trip(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("mixture")

@@ -36,7 +36,7 @@ def test_a_foreign_first_page_does_not_decide():
     assert language.detect_language(TEXTS["en"] * 5 + TEXTS["zh"] * 300) == "zh"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts=st.lists(st.one_of(st.sampled_from(list(TEXTS.values())), st.text(max_size=60)), min_size=1, max_size=8))
 def test_agrees_with_the_library(texts):
     identifier = _library()

@@ -17,7 +17,7 @@ def _id(number):
     return "doc-" + hashlib.sha256(str(number).encode()).hexdigest()[:32]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(numbers=st.lists(st.integers(0, 60), max_size=200), fresh=st.integers(1, 7))
 def test_behaves_as_a_set(numbers, fresh):
     kept, module._FRESH = module._FRESH, fresh

@@ -157,7 +157,7 @@ def test_scores_and_their_agreement(tmp_path):
     ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=20))
 def test_agreement_is_spearmans_with_ties(tmp_path_factory, pairs):
     rows = {f"r{n}": pair for n, pair in enumerate(pairs)}

@@ -222,7 +222,7 @@ def test_the_prompt_with_all_that_the_target_adds_has_the_length_asked_for(name,
         assert item == targets.make(task, seed, room(4000), target)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(max_size=120)
     | st.lists(st.sampled_from(["- ", "<statement>", "<cite>", "</cite>", "[1-2]", "\n\n", "Ada"])).map("".join)
