@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filters.foreign_models import load
 from schemas.errors import RunError, UserError
 from schemas.ids import digest
 
@@ -117,8 +118,9 @@ def convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
+    tokenizer = load(AutoTokenizer, gguf.parent, gguf_file=gguf.name)
+    model = load(
+        AutoModelForCausalLM,
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),

