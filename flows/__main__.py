@@ -1,3 +1,3 @@
-from flows.cli import main
+from flows.cli import entry
 
-raise SystemExit(main())
+raise SystemExit(entry())

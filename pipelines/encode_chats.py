@@ -94,7 +94,6 @@ class ChatRenderer:
 
     def _render(self, messages: list[Message], prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
         """The text, and what its generation marks mark."""
-        from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         values: dict[str, Any] = {**self._named, "strftime_now": _TODAY.strftime}
@@ -106,6 +105,6 @@ class ChatRenderer:
                 return_assistant_tokens_mask=self._marked,
                 **values,
             )
-        except (TemplateError, TypeError, ValueError, LookupError) as error:  # what a template may raise
+        except Exception as error:  # templates may raise anything, and overflow numbers, memory and stack
             raise Unrenderable(f"template_refused: {str(error)[:200]}") from error
         return texts[0], [(start, end) for start, end in spans[0]] if self._marked else []

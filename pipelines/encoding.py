@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from filters.foreign_models import blame_template
 from generators.models import chat_template, named_tokens, read_tokenizer, tiktoken_encoding, tokenizer_folder
 from pipelines.encode_chats import ChatRenderer, Message, Unrenderable, alias
 from pipelines.encode_pieces import PieceTokenizer, splittable
@@ -169,6 +170,7 @@ class FileEncoder(Encoder):
             try:
                 parts = renderer.parts(messages, everything) if reason is None else []
             except Unrenderable as error:
+                blame_template(error.__cause__, self._ref)
                 reason = str(error)
             rendered.append(parts)
             reasons.append(reason)

@@ -12,7 +12,7 @@ from pipelines.catalog import query
 from pipelines.code_version import code_version
 from pipelines.curated import curation
 from pipelines.export_configs import CONFIGS, Reading, schema_of
-from pipelines.files import replace_folder
+from pipelines.files import discard, replace_folder
 from pipelines.manifest import UnitRecord
 from pipelines.pairs import score_units
 from pipelines.shards import write_rows
@@ -66,8 +66,12 @@ class ExportStage(Stage):
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         final = self.folder(context)
+        if final.is_symlink():  # an export replaces its folder as a whole
+            raise UserError(
+                f"{final}: is a symbolic link, and an export replaces its folder; link {final.parent} instead"
+            )
         temporary = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(temporary)
         states: list[dict[str, Any]] = []
         counts: dict[str, int] = dict.fromkeys(self.config.configs, 0)
         left_out: list[LeftOut] = []
@@ -120,6 +124,6 @@ def copy_export(folder: Path, to: Path) -> None:
         raise UserError(f"{to}: holds {foreign[0]!r} beside an export; name a new or empty folder with --to")
     final = to.resolve()
     temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    discard(temporary)
     shutil.copytree(folder, temporary)
     replace_folder(temporary, final)

@@ -42,12 +42,19 @@ def replace_folder(temporary: Path, final: Path) -> None:
     elif not _exchange(temporary, final):
         # Two steps, where the file system has no better: killed in between, the next run does its stage again.
         old = final.with_name(f".{final.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        discard(old)
         final.rename(old)
         temporary.rename(final)
         temporary = old
     sync(final.parent)
-    shutil.rmtree(temporary, ignore_errors=True)
+    discard(temporary)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder if it is there; of a link only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -72,5 +79,5 @@ def remove_leftovers(folder: Path) -> int:
         path.unlink(missing_ok=True)
     folders = [path for path in folder.glob("exports/.*.tmp") if path.is_dir()]
     for path in folders:
-        shutil.rmtree(path, ignore_errors=True)
+        discard(path)
     return len(leftovers) + len(folders)

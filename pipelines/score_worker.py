@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from filters.foreign_models import load
 from filters.scorers.core import ScorerCore
 from pipelines.shards import open_part
 from schemas.errors import UserError
@@ -36,9 +37,9 @@ def load_scorer(config: dict[str, Any]) -> Any:
     module, _, name = SCORERS[config["scorer"]].partition(":")
     scorer = getattr(import_module(module), name)
     folder = Path(config["folder"])
-    tokenizer = AutoTokenizer.from_pretrained(config["tokenizer"])
+    tokenizer = load(AutoTokenizer, config["tokenizer"])
     if config["tokenizer"] != config["folder"]:
-        own = AutoTokenizer.from_pretrained(folder).get_vocab()
+        own = load(AutoTokenizer, folder).get_vocab()
         if own != tokenizer.get_vocab():
             raise UserError(
                 f"model {config['name']!r} has another tokenizer than {Path(config['tokenizer']).name!r}: what two "

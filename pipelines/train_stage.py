@@ -165,6 +165,7 @@ async def _execute(command: list[str], folder: Path, log: Path) -> None:
             process = await asyncio.create_subprocess_exec(
                 "/bin/sh", "-c", _GUARD, "sh", *command, cwd=folder, start_new_session=True,
                 stdin=reading, stdout=output, stderr=output,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},  # see flows.cli
             )  # fmt: skip
         code = await process.wait()
     finally:

@@ -42,6 +42,7 @@ class TextSource(Source):
     type: Literal["text"]
     path: str = Field(min_length=1)  # a file, or a folder that is read with all its subfolders
     include: tuple[str, ...] = ("*.txt", "*.md", "*.markdown", "*.rst")
+    follow_links: bool = False  # read symbolic links below the folder too, which may lead anywhere
 
 
 class HuggingFaceSource(Source):

@@ -1,6 +1,9 @@
 """What hostile recipes, queries and texts cannot do."""
 
 import asyncio
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -128,3 +131,14 @@ def test_a_wrong_recipe_ends_the_command_with_two_and_one_line(tmp_path, capsys)
     assert main(["run", str(path), "--no-prefect", "--workspace", str(tmp_path / "w")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "per_documnet" in said and "per_document" in said
+
+
+def test_the_page_of_licences_names_every_direct_dependency():
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = [one for group in (project["dependencies"], *project["optional-dependencies"].values()) for one in group]
+    names = {re.match(r"[\w.-]+", one)[0].lower() for one in wanted}
+    listed = re.findall(
+        r"^\| ([\w.-]+) \|", (root / "docs" / "licences.md").read_text().partition("Brought in")[0], re.M
+    )
+    assert names == set(listed) - {"package"}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from filters.foreign_models import blame_template
 from filters.scorers.core import Tokens
 from schemas.states import Reject, State
 
@@ -36,6 +37,7 @@ def _render(tokenizer: Any, messages: ChatMessages, generation_prompt: bool) -> 
             messages, add_generation_prompt=generation_prompt, tokenize=True, return_dict=True
         )
     except Exception as error:  # templates raise on roles and orders that they do not know
+        blame_template(error, tokenizer.name_or_path)
         raise Reject(State.INVALID_OUTPUT, "template_refuses", str(error)) from error
     ids: list[int] = rendered["input_ids"]
     return ids

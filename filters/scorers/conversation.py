@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from filters.foreign_models import blame_template
 from schemas.states import Reject, State
 
 # A base model has no template. After GATEAU's prompt: input, instruction, response.
@@ -134,4 +135,5 @@ def _apply(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
         rendered: str = tokenizer.apply_chat_template(list(messages), tokenize=False, chat_template=template)
         return rendered
     except Exception as error:  # templates raise on roles and orders that they do not know
+        blame_template(error, tokenizer.name_or_path)
         raise Reject(State.INVALID_OUTPUT, "template_refuses", str(error)) from error

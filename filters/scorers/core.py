@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filters.foreign_models import load
 from filters.scorers.attention import Enough, Look, View, Watcher, register
 from schemas.errors import UserError
 from schemas.states import OUT_OF_MEMORY, Reject, State
@@ -67,7 +68,7 @@ class ScorerCore:
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         options = {"attn_implementation": register()} if attention else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype(dtype, self.device.type), **options)
+        model: Any = load(AutoModelForCausalLM, folder, dtype=torch_dtype(dtype, self.device.type), **options)
         if adapter is not None:
             model = _with_adapter(model, adapter)
         self.model = model.to(self.device).eval()

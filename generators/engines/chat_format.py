@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filters.foreign_models import blame_template, load
 from generators.engines.base import BadRequest, ChatRequest
 
 # Stands for the assistant's unfinished answer while a chat template is rendered. Templates may strip or cut what
@@ -18,7 +19,7 @@ class ChatFormat:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = load(AutoTokenizer, folder)
         self._folder = folder
         self._raw_start = self._start_of_raw_prompts()
 
@@ -56,6 +57,7 @@ class ChatFormat:
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # templates raise on roles and orders that they do not know
+            blame_template(error, str(self._folder))
             raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
         return text
 

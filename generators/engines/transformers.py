@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filters.foreign_models import load
 from filters.scorers.core import torch_dtype
 from generators.engines.backend import Backend
 from generators.engines.base import BadRequest, ChatRequest, Completion, EngineError, EngineInfo, Sampling
@@ -62,7 +63,7 @@ class TransformersBackend(Backend):
             raise UserError(f"engine device {device!r}: {error}") from error
         dtype = torch_dtype(self.config["dtype"], self._device.type)
         options = {"attn_implementation": register()} if self._device.type == "cpu" else {}
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        model = load(AutoModelForCausalLM, folder, dtype=dtype, **options)
         if self.config["adapter"]:
             from peft import PeftModel
 

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,28 +43,56 @@ def shown(path: Path, base_dir: Path) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 stay printable
 
 
-def find_files(source: Source | Benchmark, path: str, base_dir: Path, patterns: Sequence[str]) -> list[Path]:
+def find_files(
+    source: Source | Benchmark, path: str, base_dir: Path, patterns: Sequence[str], links: bool = True
+) -> list[Path]:
     """The files of `path`: itself, or all below a folder whose name matches a pattern, or those of a glob.
 
     Sorted by path. Hidden files and folders below a folder are left out; patterns ignore case and match the
-    relative path or the name. Raises UserError where there is no such file, folder or match.
+    relative path or the name. Without `links` no linked folder is entered but given itself. Raises UserError where
+    there is no such file, folder or match.
     """
     start = resolve(base_dir, path)
     if start.is_file():
         return [start]
     if start.is_dir():
-        found = [file for file in walk(start) if _matches(file.relative_to(start), patterns)]
+        below = walk(start, follow_links=links)
+        found = [f for f in below if _matches(f.relative_to(start), patterns) or (not links and f.is_dir())]
         if not found:
             raise wrong(source, f"no file in folder {path!r} matches {', '.join(patterns)}")
     elif glob.has_magic(path):
-        # Path.glob refuses absolute patterns; root_dir keeps the recipe's own folder free of magic.
-        names = glob.glob(str(Path(path).expanduser()), root_dir=base_dir.absolute(), recursive=True)  # noqa: PTH207
-        found = [file for file in (resolve(base_dir, name) for name in names) if file.is_file()]
+        top = named_top(path, base_dir)
+        found = [file for file in _glob(top, Path(path).expanduser().parts) if file.is_file()]
         if not found:
             raise wrong(source, f"no file matches {path!r}")
     else:
         raise wrong(source, f"there is no file or folder {path!r} (looked for {str(start)!r})")
     return sorted(found, key=Path.as_posix)
+
+
+def named_top(path: str, base_dir: Path) -> Path:
+    """What a path of the recipe names without doubt: all of it, or the folders before the magic of a glob."""
+    start = resolve(base_dir, path)
+    if start.exists() or not glob.has_magic(path):
+        return start
+    plain = takewhile(lambda part: not glob.has_magic(part), Path(path).expanduser().parts)
+    return base_dir.absolute().joinpath(*plain)
+
+
+def is_linked(file: Path, top: Path) -> bool:
+    """Does a symbolic link below `top` stand between it and the file? `top` itself may be one: a recipe named it."""
+    return os.path.realpath(file) != os.path.normpath(os.path.realpath(top) / file.relative_to(top))
+
+
+def _glob(top: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """As glob.glob, which follows links in `**` without end."""
+    pattern = list(dropwhile(lambda part: not glob.has_magic(part), parts))
+    if pattern[-1] == "**":
+        pattern.append("*")
+    hidden = any(part.startswith(".") for part in pattern)
+    for file in top.glob("/".join(pattern)):
+        if hidden or not any(part.startswith(".") for part in file.relative_to(top).parts):
+            yield file
 
 
 def walk(folder: Path, hidden: bool = False, follow_links: bool = True) -> Iterator[Path]:

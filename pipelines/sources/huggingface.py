@@ -1,6 +1,7 @@
 """Hugging Face datasets, streamed: a local folder or a name on the hub."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,25 @@ def _open(source: HuggingFaceSource, base_dir: Path) -> Any:
         return _saved(source, folder)
     path = str(folder) if folder.is_dir() else source.path
     try:
-        return datasets.load_dataset(path, source.config, split=source.split, revision=source.revision, streaming=True)
+        builder = datasets.load_dataset_builder(path, source.config, revision=source.revision)
+        foreign = _foreign(builder.config.data_files or {}, folder if folder.is_dir() else None)
+        if not foreign:
+            return builder.as_streaming_dataset(split=source.split)
     except Exception as error:
         where = "" if folder.is_dir() else "is no folder here and "
         raise wrong(source, f"{source.path!r} {where}cannot be loaded: {_cause(error)}") from error
+    raise wrong(source, f"{source.path!r} names a file that is no part of it: {foreign!r}")
+
+
+def _foreign(files: Mapping[str, Sequence[str]], folder: Path | None) -> str | None:
+    """A data file that is not below the folder, or for a dataset of the hub (no folder) not there: the README of a
+    dataset may name any file of this machine, and any address."""
+    for file in (file for split in files.values() for file in split):
+        if folder is None and not file.startswith("hf://"):
+            return file
+        if folder is not None and not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder)):
+            return file
+    return None
 
 
 def _saved(source: HuggingFaceSource, folder: Path) -> Any:

@@ -3,20 +3,33 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.sources.files import STREAM_ERRORS, bom_encoding, describe, find_files, looks_binary, shown
+from pipelines.sources.files import (
+    STREAM_ERRORS,
+    bom_encoding,
+    describe,
+    find_files,
+    is_linked,
+    looks_binary,
+    named_top,
+    shown,
+)
 from pipelines.sources.rows import MAX_TEXT_BYTES, BadRow, Input, SourceRow, bad_row, make_row
 from schemas.sources import TextSource
 from schemas.states import State
 
 
 def inputs(source: TextSource, base_dir: Path) -> list[Input]:
-    files = find_files(source, source.path, base_dir, source.include)
+    files = find_files(source, source.path, base_dir, source.include, source.follow_links)
     return [describe(path, base_dir, apart=True) for path in files]
 
 
 def read(source: TextSource, base_dir: Path, files: Sequence[Path] = ()) -> Iterator[SourceRow | BadRow]:
-    for path in files or find_files(source, source.path, base_dir, source.include):
+    top = named_top(source.path, base_dir)
+    for path in files or find_files(source, source.path, base_dir, source.include, source.follow_links):
         location = f"{shown(path, base_dir)}:1"
+        if not source.follow_links and is_linked(path, top):  # to a text that may be no part of the folder
+            yield bad_row(location, State.FILTERED, "symbolic_link")
+            continue
         text = read_text(path, location)
         yield text if isinstance(text, BadRow) else make_row(text, location, title=path.stem)
 

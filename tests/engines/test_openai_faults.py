@@ -149,7 +149,9 @@ def test_a_vllm_server_without_tokenize_is_found_at_start():
         asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://[", "/v1"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host/v1", "file:///etc/passwd", "unix:///run/x", "http://", "http://[", "/v1"]
+)
 def test_what_is_no_http_url(url):
     with pytest.raises(UserError, match="base_urls"):
         parse_base_urls([url])

@@ -57,8 +57,8 @@ def test_a_text_file_over_the_limit(tmp_path, monkeypatch):
 
 
 def test_a_text_file_that_cannot_be_opened(tmp_path):
-    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
-    assert rows(source("text", "."), tmp_path) == [("a.txt:1", "failed", "unreadable_file")]
+    [row] = read(source("text", "."), tmp_path, [tmp_path / "gone.txt"])  # since `inputs`
+    assert (row.location, row.state, row.reason) == ("gone.txt:1", "failed", "unreadable_file")
 
 
 def _repository(folder):

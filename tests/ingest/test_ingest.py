@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -205,7 +206,6 @@ print(peak() - before)
 @pytest.mark.parametrize("type_", ["jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path, type_):
     import random
-    from pathlib import Path
 
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -228,6 +228,37 @@ def test_memory_does_not_grow_with_the_file(tmp_path, type_):
     done = subprocess.run(command, capture_output=True, text=True, cwd=here.parents[1])
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 40
+
+
+_BOMB = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from ingest_support import rows, source
+print([row[1:] for row in rows(source("jsonl", sys.argv[3]), Path(sys.argv[1]))])
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow  # half a minute
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("packing", ["gz", "zst"])
+def test_a_small_file_that_unpacks_to_a_huge_line_costs_bounded_memory(tmp_path, packing):
+    import gzip
+
+    import zstandard
+
+    pack = gzip.compress if packing == "gz" else zstandard.compress
+    zeros = pack(bytes(2**26))
+    with (tmp_path / f"a.jsonl.{packing}").open("wb") as file:
+        file.writelines([pack(b'{"text": "first"}\n'), *[zeros] * 16, pack(b'\n{"text": "last"}\n')])  # 1 GiB
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", _BOMB, str(tmp_path), str(here), f"a.jsonl.{packing}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here.parents[1])
+    assert done.returncode == 0, done.stderr
+    found, peak = done.stdout.splitlines()
+    assert found == "[('first',), ('failed', 'line_too_long'), ('last',)]"
+    assert int(peak) < 1_000_000  # KiB
 
 
 def test_importing_ingest_is_light():
