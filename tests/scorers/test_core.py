@@ -61,7 +61,7 @@ def test_rows_go_through_the_head_in_blocks_and_only_response_rows_do(folders, m
     assert len(passes) == 1  # one batch, one pass through the layers
     whole = ScorerCore(folders["llama-gqa"], "float32", "cpu").read(given)
     for one, other in zip(readings, whole, strict=True):
-        torch.testing.assert_close(one.logps, other.logps, atol=1e-6, rtol=0)
+        torch.testing.assert_close(one.logps, other.logps, atol=1e-5, rtol=0)
 
 
 def test_the_model_is_as_before_after_a_reading(folders):
