@@ -188,8 +188,7 @@ def _read_only(bench: Bench, workspace: Path) -> Outcome:
 
 SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
     **{f"the server: {fault}, once": _server(fault, 1) for fault in SERVER_FAULTS},
-    "the server: 500, always": _server("500", FOR_EVER),
-    "the server: closes the connection, always": _server("closes the connection", FOR_EVER),
+    **{f"the server: {fault}, always": _server(fault, FOR_EVER) for fault in SERVER_FAULTS},
     **{name: _files(break_it) for name, break_it in WORKSPACE_FAULTS.items()},
     "SIGTERM": _signal,
     "two runs at once": _two_writers,
@@ -200,8 +199,14 @@ SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
 
 # How the first command ends, and a part of what it says. All others end well and say nothing: the fault is borne.
 FIRST: dict[str, tuple[int, str]] = {
-    "the server: 500, always": (1, "answers HTTP 500"),
-    "the server: closes the connection, always": (1, "disconnected"),
+    "the server: hangs, always": (1, "completions: no answer within 5 s"),
+    "the server: 500, always": (1, "completions answers HTTP 500: busy"),
+    "the server: 429, always": (1, "completions answers HTTP 429: busy (it asks for a wait of 1 s)"),
+    "the server: half a body, always": (1, "completions: ClientPayloadError"),
+    "the server: wrong JSON, always": (1, "completions: the server's answer is not JSON"),
+    "the server: no completion, always": (1, "completions: the server's answer is not a completion"),
+    "the server: endless bytes, always": (1, "completions: ClientPayloadError: more than 1,"),
+    "the server: closes the connection, always": (1, "completions: ServerDisconnectedError"),
     "a part with flipped bytes": (2, "has been put aside"),
     "a part of documents has flipped bytes": (2, "has been put aside"),
     "a line of runs is truncated": (2, "has been put aside"),
