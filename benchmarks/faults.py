@@ -17,10 +17,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.fault_bench import ROOT, Bench, Ended, Harm, until_well
+from tests.fault_bench import COMMAND, ROOT, Bench, Ended, Harm, responses, until_well
 from tests.faulty_server import FAULTS as SERVER_FAULTS
 from tests.faulty_server import FOR_EVER, FaultyServer
 from tests.support import recipe
@@ -80,12 +80,17 @@ def _server(fault: str, left: int) -> Callable[[Bench, Path], Outcome]:
 
 def _files(break_it: Callable[[Path], Path]) -> Callable[[Bench, Path], Outcome]:
     def scenario(bench: Bench, workspace: Path) -> Outcome:
-        path = break_it(bench.copy(workspace))
+        assert bench.server is not None
+        held, before = responses(bench.copy(workspace) / "ledger.sqlite"), len(bench.server.answered)
+        path = break_it(workspace)
         first = bench.run(workspace)
-        paid = bench.paid_twice()
-        if "delete it" in first.sentence or "move it away" in first.sentence:  # as the sentence says
+        if "longloom recover" in first.sentence:  # as the sentence says
+            subprocess.run([*COMMAND, "recover", "--workspace", workspace], check=True, capture_output=True, cwd=ROOT)
+        elif "delete it" in first.sentence:
             path.rename(path.with_name(f"{path.name}.broken"))
-        return _until_well(bench, workspace, [first], paid)
+        outcome = _until_well(bench, workspace, [first])
+        paid = sum(text in held for text in bench.server.answered[before:])
+        return replace(outcome, harm=replace(outcome.harm, paid_twice=paid))
 
     return scenario
 
@@ -213,8 +218,8 @@ FIRST: dict[str, tuple[int, str]] = {
     "a cut manifest": (2, "generate.long_qa.json: damaged manifest"),
     "a cut manifest of ingest": (2, "ingest.json: damaged manifest"),
     "a cut manifest of an export": (2, "export.out.json: damaged manifest"),
-    "a broken page of the ledger": (1, "move it away and run again"),
-    "a broken first page of the ledger": (2, "move it away"),
+    "a broken page of the ledger": (1, "malformed; 'longloom recover'"),
+    "a broken first page of the ledger": (2, "if it was a ledger, 'longloom recover'"),
     "SIGTERM": (143, "the same command continues where it was"),
     "two runs at once": (2, "is using this workspace"),
     "killed while the clock goes backwards": (-9, ""),

@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     sql.add_argument("--format", choices=("table", "json", "csv"), default="table")
     report = command("report", "Write one HTML page on what was made, how, and what was lost.")
     report.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the workspace")
+    command("recover", "Make a sound ledger from what can be read of a damaged one, which is kept.", ledger=True)
     serve = command("serve", "Run a recipe on a schedule, with Prefect, until it is stopped.", "", ledger=True)
     serve.add_argument("--cron", required=True, metavar="LINE", help="when, such as '0 2 * * *': every night at two")
     serve.add_argument("--timezone", metavar="ZONE", help="of the cron line, such as Europe/Berlin (default UTC)")

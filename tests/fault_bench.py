@@ -17,6 +17,7 @@ from tests.crash_driver import in_ledger, snapshot
 from tests.faulty_server import FaultyServer
 
 ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "flows"]
 MEASURED = ("seconds", "cached_tokens")  # what the first answer measured
 
 
@@ -62,7 +63,7 @@ class Bench:
 
     def command(self, workspace: Path, limit: int | None = None) -> list[str]:
         return [
-            sys.executable, "-m", "flows", "run", str(self.recipe), "--no-prefect", "--workspace", str(workspace),
+            *COMMAND, "run", str(self.recipe), "--no-prefect", "--workspace", str(workspace),
             *(["--limit", str(limit)] if limit is not None else []),
         ]  # fmt: skip
 
