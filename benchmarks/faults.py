@@ -223,7 +223,7 @@ FIRST: dict[str, tuple[int, str]] = {
     "SIGTERM": (143, "the same command continues where it was"),
     "two runs at once": (2, "is using this workspace"),
     "killed while the clock goes backwards": (-9, ""),
-    "the disk is full": (1, "No space left on device"),
+    "the disk is full": (1, ".json: No space left on device; make room and run the same command again"),
     "the workspace is read-only": (2, "cannot be used as a workspace"),
 }
 

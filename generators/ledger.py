@@ -7,6 +7,7 @@ ledger file: the first answer recorded under a key stands, and every reader gets
 """
 
 import asyncio
+import errno
 import queue
 import sqlite3
 import threading
@@ -119,6 +120,8 @@ class Ledger:
             self._reader.execute(f"SELECT {_COLUMNS} FROM requests LIMIT 0")  # fails for another program's table
             self._add_checksums()
         except (sqlite3.DatabaseError, OSError) as error:
+            if _is_full(error):
+                raise self._failure("written", error) from error
             advice = "; move it away or name another with --ledger" if isinstance(error, sqlite3.DatabaseError) else ""
             advice += "; if it was a ledger, " + _ADVICE.removeprefix("; ") if _is_damage(error) else ""
             raise UserError(f"{path}: cannot be used as a ledger: {error}{advice}") from error
@@ -180,7 +183,14 @@ class Ledger:
         return entry
 
     def _failure(self, verb: str, error: Exception) -> RunError:
-        return RunError(f"{self.path}: the ledger could not be {verb}: {error}{_ADVICE if _is_damage(error) else ''}")
+        advice = (
+            _ADVICE
+            if _is_damage(error)
+            else "; see that its disk has room and run the same command again"
+            if _is_full(error)
+            else ""
+        )
+        return RunError(f"{self.path}: the ledger could not be {verb}: {error}{advice}")
 
     async def put(self, entry: Entry) -> Entry:
         """Record an answer; returns what stands in the ledger (another process may have been first)."""
@@ -259,6 +269,14 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
 
 
+def _is_full(error: Exception) -> bool:
+    """SQLite says of a full disk that it is full, or that input or output failed."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what went wrong in particular
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
 def is_sound(path: Path) -> bool:
     """Reads a ledger as a whole, and changes nothing in it."""
     try:
@@ -271,4 +289,6 @@ def is_sound(path: Path) -> bool:
     except sqlite3.DatabaseError as error:
         if _is_damage(error):
             return False
+        if _is_full(error):
+            raise RunError(f"{path}: the ledger could not be read: {error}; see that its disk has room") from error
         raise UserError(f"{path}: cannot be used as a ledger: {error}") from error
