@@ -128,9 +128,9 @@ class OpenAIClient(Engine):
         finally:
             replica.in_flight -= 1
         if answer.status >= 500:
-            error = self._http.error(url, answer)
-            self._leave_out(replica, error)
-            raise error
+            wrong = self._http.error(url, answer)
+            self._leave_out(replica, wrong)
+            raise wrong
         replica.up = True
         if answer.status != 200:
             raise self._http.error(url, answer)
