@@ -17,10 +17,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.fault_bench import ROOT, Bench, Ended, Harm, until_well
+from tests.fault_bench import COMMAND, ROOT, Bench, Ended, Harm, responses, until_well
 from tests.faulty_server import FAULTS as SERVER_FAULTS
 from tests.faulty_server import FOR_EVER, FaultyServer
 from tests.support import recipe
@@ -80,12 +80,17 @@ def _server(fault: str, left: int) -> Callable[[Bench, Path], Outcome]:
 
 def _files(break_it: Callable[[Path], Path]) -> Callable[[Bench, Path], Outcome]:
     def scenario(bench: Bench, workspace: Path) -> Outcome:
-        path = break_it(bench.copy(workspace))
+        assert bench.server is not None
+        held, before = responses(bench.copy(workspace) / "ledger.sqlite"), len(bench.server.answered)
+        path = break_it(workspace)
         first = bench.run(workspace)
-        paid = bench.paid_twice()
-        if "delete it" in first.sentence or "move it away" in first.sentence:  # as the sentence says
+        if "longloom recover" in first.sentence:  # as the sentence says
+            subprocess.run([*COMMAND, "recover", "--workspace", workspace], check=True, capture_output=True, cwd=ROOT)
+        elif "delete it" in first.sentence:
             path.rename(path.with_name(f"{path.name}.broken"))
-        return _until_well(bench, workspace, [first], paid)
+        outcome = _until_well(bench, workspace, [first])
+        paid = sum(text in held for text in bench.server.answered[before:])
+        return replace(outcome, harm=replace(outcome.harm, paid_twice=paid))
 
     return scenario
 
@@ -188,8 +193,7 @@ def _read_only(bench: Bench, workspace: Path) -> Outcome:
 
 SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
     **{f"the server: {fault}, once": _server(fault, 1) for fault in SERVER_FAULTS},
-    "the server: 500, always": _server("500", FOR_EVER),
-    "the server: closes the connection, always": _server("closes the connection", FOR_EVER),
+    **{f"the server: {fault}, always": _server(fault, FOR_EVER) for fault in SERVER_FAULTS},
     **{name: _files(break_it) for name, break_it in WORKSPACE_FAULTS.items()},
     "SIGTERM": _signal,
     "two runs at once": _two_writers,
@@ -200,20 +204,26 @@ SCENARIOS: dict[str, Callable[[Bench, Path], Outcome]] = {
 
 # How the first command ends, and a part of what it says. All others end well and say nothing: the fault is borne.
 FIRST: dict[str, tuple[int, str]] = {
-    "the server: 500, always": (1, "answers HTTP 500"),
-    "the server: closes the connection, always": (1, "disconnected"),
+    "the server: hangs, always": (1, "completions: no answer within 5 s"),
+    "the server: 500, always": (1, "completions answers HTTP 500: busy"),
+    "the server: 429, always": (1, "completions answers HTTP 429: busy (it asks for a wait of 1 s)"),
+    "the server: half a body, always": (1, "completions: ClientPayloadError"),
+    "the server: wrong JSON, always": (1, "completions: the server's answer is not JSON"),
+    "the server: no completion, always": (1, "completions: the server's answer is not a completion"),
+    "the server: endless bytes, always": (1, "completions: ClientPayloadError: more than 1,"),
+    "the server: closes the connection, always": (1, "completions: ServerDisconnectedError"),
     "a part with flipped bytes": (2, "has been put aside"),
     "a part of documents has flipped bytes": (2, "has been put aside"),
     "a line of runs is truncated": (2, "has been put aside"),
     "a cut manifest": (2, "generate.long_qa.json: damaged manifest"),
     "a cut manifest of ingest": (2, "ingest.json: damaged manifest"),
     "a cut manifest of an export": (2, "export.out.json: damaged manifest"),
-    "a broken page of the ledger": (1, "move it away and run again"),
-    "a broken first page of the ledger": (2, "move it away"),
+    "a broken page of the ledger": (1, "malformed; 'longloom recover'"),
+    "a broken first page of the ledger": (2, "if it was a ledger, 'longloom recover'"),
     "SIGTERM": (143, "the same command continues where it was"),
     "two runs at once": (2, "is using this workspace"),
     "killed while the clock goes backwards": (-9, ""),
-    "the disk is full": (1, "No space left on device"),
+    "the disk is full": (1, ".json: No space left on device; make room and run the same command again"),
     "the workspace is read-only": (2, "cannot be used as a workspace"),
 }
 

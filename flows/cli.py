@@ -1,6 +1,7 @@
 """The command line. Commands are imported when they are used, so that `longloom --help` answers at once."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     sql.add_argument("--format", choices=("table", "json", "csv"), default="table")
     report = command("report", "Write one HTML page on what was made, how, and what was lost.")
     report.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the workspace")
+    command("recover", "Make a sound ledger from what can be read of a damaged one, which is kept.", ledger=True)
     serve = command("serve", "Run a recipe on a schedule, with Prefect, until it is stopped.", "", ledger=True)
     serve.add_argument("--cron", required=True, metavar="LINE", help="when, such as '0 2 * * *': every night at two")
     serve.add_argument("--timezone", metavar="ZONE", help="of the cron line, such as Europe/Berlin (default UTC)")
@@ -79,6 +81,12 @@ def entry() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 the run failed, 2 the input was wrong."""
+    for name in ("stdout", "stderr"):  # closed by whoever started us: `>&-`
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    if argv is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        # A locale without UTF-8 could name no file that is not in it, nor show most texts.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     arguments = parser().parse_args(argv)
     from flows import commands
 
@@ -95,8 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + (stopped[0] if stopped else signal.SIGINT)
     except OSError as error:  # a full disk, a folder that cannot be written; BrokenPipeError is one too
         _drop_unwritable()
-        return 0 if isinstance(error, BrokenPipeError) else _fail(1, error)  # 0: `longloom sql ... | head`
+        return 0 if isinstance(error, BrokenPipeError) else _fail(1, _told(error))  # 0: `longloom sql ... | head`
     return 0
+
+
+def _told(error: OSError) -> Exception:
+    """The file first, and what to do where the disk is full."""
+    if error.errno is None:
+        return error
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "; make room and run the same command again, which continues" if full else ""
+    return RunError(f"{error.filename or 'standard output'}: {error.strerror}{advice}")
 
 
 def _stop_gently() -> list[int]:

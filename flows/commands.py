@@ -222,6 +222,12 @@ def report(arguments: Namespace) -> None:
     print(write_report(Workspace(arguments.workspace), arguments.to))
 
 
+def recover(arguments: Namespace) -> None:
+    from pipelines.recover import recover as work
+
+    print(work(Workspace(arguments.workspace, arguments.ledger)))
+
+
 def _named_query(name: str) -> str:
     """A query of docs/queries.md: a heading of its name, and SQL below."""
     import re

@@ -1,5 +1,6 @@
 """Progress as one small interface with three forms: a live terminal line, plain lines, silence."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -65,11 +66,19 @@ def _clock(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def _print(text: str) -> None:
+    """A run goes on where nobody reads its lines any more, as behind `| head`, or their disk is full."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Lines:
     """A line when a stage starts, every ten seconds while it runs, and for each note. For logs and pipes."""
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
-        self._write = write if write is not None else lambda text: print(text, flush=True)
+        self._write = write if write is not None else _print
         self._counts = _Counts()
         self._last = 0.0
 

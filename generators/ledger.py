@@ -7,10 +7,12 @@ ledger file: the first answer recorded under a key stands, and every reader gets
 """
 
 import asyncio
+import errno
 import queue
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +28,21 @@ CREATE TABLE IF NOT EXISTS requests (
   sampling TEXT NOT NULL, prompt TEXT NOT NULL,
   response TEXT NOT NULL, finish_reason TEXT NOT NULL,
   prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER, completion_tokens INTEGER NOT NULL,
-  seconds REAL NOT NULL, engine TEXT NOT NULL, created REAL NOT NULL
+  seconds REAL NOT NULL, engine TEXT NOT NULL, created REAL NOT NULL, checksum TEXT
 )"""
 _COLUMNS = (
     "request_id, method, step, model, revision, sampling, prompt, response, finish_reason, "
     "prompt_tokens, cached_tokens, completion_tokens, seconds, engine"
 )
-_INSERT = f"INSERT OR IGNORE INTO requests ({_COLUMNS}, created) VALUES ({', '.join('?' * 15)})"
-_SELECT = f"SELECT {_COLUMNS} FROM requests WHERE request_id = ?"
+_INSERT = f"INSERT OR IGNORE INTO requests ({_COLUMNS}, created, checksum) VALUES ({', '.join('?' * 16)})"
+_SELECT = f"SELECT {_COLUMNS}, checksum FROM requests WHERE request_id = ?"
 LAYOUT_VERSION = 1
+_ADVICE = "; 'longloom recover' with the same --workspace (and --ledger) keeps every answer that can be read"
+
+
+def checksum(request_id: str, response: str, finish_reason: str) -> str:
+    """What tells a damaged answer: 16 hex digits. Rows of older ledgers have none."""
+    return digest([request_id, response, finish_reason])[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,9 @@ class Entry:
 
     def row(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
+
+    def checksum(self) -> str:
+        return checksum(self.request_id, self.response, self.finish_reason)
 
 
 def request_key(identity: Identity, request: ChatRequest, sample_index: int = 0) -> str:
@@ -106,9 +117,13 @@ class Ledger:
                 raise UserError(
                     f"{path}: ledger layout {self._version()}, and this Longloom reads layout {LAYOUT_VERSION}"
                 )
-            self._reader.execute(_SELECT, ("",))  # fails where the table is another program's
+            self._reader.execute(f"SELECT {_COLUMNS} FROM requests LIMIT 0")  # fails for another program's table
+            self._add_checksums()
         except (sqlite3.DatabaseError, OSError) as error:
+            if _is_full(error):
+                raise self._failure("written", error) from error
             advice = "; move it away or name another with --ledger" if isinstance(error, sqlite3.DatabaseError) else ""
+            advice += "; if it was a ledger, " + _ADVICE.removeprefix("; ") if _is_damage(error) else ""
             raise UserError(f"{path}: cannot be used as a ledger: {error}{advice}") from error
         self._thread = threading.Thread(target=self._write_loop, args=(self._connect(),), name="ledger", daemon=True)
         self._thread.start()
@@ -143,17 +158,39 @@ class Ledger:
             self._reader.execute(_TABLE)
             self._reader.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
 
+    def _add_checksums(self) -> None:
+        """A ledger of an older Longloom gets the column; another process may be adding it too."""
+
+        def lacks() -> bool:
+            return "checksum" not in [row[1] for row in self._reader.execute("PRAGMA table_info(requests)")]
+
+        if lacks():
+            self._reader.execute("BEGIN IMMEDIATE")
+            with self._reader:
+                if lacks():
+                    self._reader.execute("ALTER TABLE requests ADD COLUMN checksum TEXT")
+
     def get(self, request_id: str) -> Entry | None:
         try:
             row = self._reader.execute(_SELECT, (request_id,)).fetchone()
         except sqlite3.DatabaseError as error:
             raise self._failure("read", error) from error
-        return None if row is None else Entry(*row)
+        if row is None:
+            return None
+        entry = Entry(*row[:-1])
+        if row[-1] not in (None, entry.checksum()):
+            raise RunError(f"{self.path}: the answer {request_id} is not what was written{_ADVICE}")
+        return entry
 
     def _failure(self, verb: str, error: Exception) -> RunError:
-        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        advice = "; move it away and run again: finished units stand, the calls of others are made anew"
-        return RunError(f"{self.path}: the ledger could not be {verb}: {error}{advice if damaged else ''}")
+        advice = (
+            _ADVICE
+            if _is_damage(error)
+            else "; see that its disk has room and run the same command again"
+            if _is_full(error)
+            else ""
+        )
+        return RunError(f"{self.path}: the ledger could not be {verb}: {error}{advice}")
 
     async def put(self, entry: Entry) -> Entry:
         """Record an answer; returns what stands in the ledger (another process may have been first)."""
@@ -190,7 +227,7 @@ class Ledger:
         try:
             now = time.time()
             with connection:
-                connection.executemany(_INSERT, [(*entry.row(), now) for entry, _, _ in batch])
+                connection.executemany(_INSERT, [(*entry.row(), now, entry.checksum()) for entry, _, _ in batch])
             new = connection.total_changes - before == len(batch)
         except sqlite3.Error as failure:
             error = self._failure("written", failure)
@@ -225,3 +262,33 @@ class Ledger:
             self._queue.put(None)
             self._thread.join()
             self._reader.close()
+
+
+def _is_damage(error: Exception) -> bool:
+    """And not a full disk, a locked file, another program's table."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+
+
+def _is_full(error: Exception) -> bool:
+    """SQLite says of a full disk that it is full, or that input or output failed."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what went wrong in particular
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def is_sound(path: Path) -> bool:
+    """Reads a ledger as a whole, and changes nothing in it."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        with closing(connection):
+            rows = connection.execute("SELECT request_id, response, finish_reason, checksum FROM requests")
+            if not all(stated in (None, checksum(*values)) for *values, stated in rows):
+                return False
+            return bool(connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError as error:
+        if _is_damage(error):
+            return False
+        if _is_full(error):
+            raise RunError(f"{path}: the ledger could not be read: {error}; see that its disk has room") from error
+        raise UserError(f"{path}: cannot be used as a ledger: {error}") from error

@@ -6,6 +6,7 @@ goes ledger -> admission -> engine -> ledger. The engine is started by the first
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,8 @@ LONG_FIELD = 256  # characters; longer prompt fields are recorded as hash and le
 TRIES = 6  # of one request, for transport errors
 DEATHS = 3  # of the engine in a row without one answer between them
 FAILURES = 8  # requests given up, without one answer between them
-BACKOFF = (0.5, 60.0)  # seconds: first wait, longest wait
+BACKOFF = (0.5, 60.0)  # seconds: first wait, longest wait, also where the server asks for more
+TOLD_SECONDS = 60.0  # between two notes on requests that wait
 MAX_ROWS = 4096  # coroutines alive at once
 MAX_TOKEN_CHARS = 32  # characters a token may bring on average: a longer reply is no answer of max_tokens tokens
 
@@ -94,19 +96,16 @@ class Runner:
     """One engine, one ledger, many rows. `window` and `tokenizer` belong to the engine's model."""
 
     def __init__(self, engine: Engine, ledger: Ledger, window: int, tokenizer: Tokenizer, seed: int) -> None:
-        self.engine, self.ledger, self.window, self.tokenizer, self.seed = (
-            engine,
-            ledger,
-            window,
-            tokenizer,
-            seed,
-        )
+        self.engine, self.ledger, self.seed = engine, ledger, seed
+        self.window, self.tokenizer = window, tokenizer
         self.stats = Stats()
         self.info: EngineInfo | None = None
         self._admission = Admission(tokens=1, slots=1)
         self._starting = asyncio.Lock()
         self._in_flight: dict[str, asyncio.Future[Entry]] = {}
         self._deaths = self._failures = 0
+        self.note: Callable[[str], None] = lambda text: None  # told, at most once a minute, why a request waits
+        self._told = -math.inf
         self._room = asyncio.Event()
         self._alive = 0
         self._launching: set[int] = set()  # units that have rows left to launch: the earliest goes first
@@ -247,7 +246,7 @@ class Runner:
                 if attempt == TRIES:
                     self._note_failure(error)
                     raise Reject(State.FAILED, "engine_error", f"{TRIES} tries: {error}") from error
-                await self._back_off(attempt, error.retry_after)
+                await self._back_off(attempt, error)
             else:
                 self._count(completion)
                 return completion
@@ -269,7 +268,7 @@ class Runner:
             except EngineError as error:
                 if attempt == TRIES or isinstance(error, EngineDied):
                     raise RunError(f"the engine did not start: {error}") from error
-                await self._back_off(attempt, error.retry_after)
+                await self._back_off(attempt, error)
         # Twice the batch: the engine's own queue stays filled while answers travel back.
         self._admission.tokens, self._admission.slots = info.kv_tokens, 2 * info.max_batch
         self.info = info
@@ -291,11 +290,14 @@ class Runner:
                 f"the engine gave errors to {self._failures} requests, {TRIES} tries each: {error}"
             ) from error
 
-    @staticmethod
-    async def _back_off(attempt: int, retry_after: float | None) -> None:
+    async def _back_off(self, attempt: int, error: EngineError) -> None:
         first, longest = BACKOFF
-        wait = retry_after if retry_after is not None else first * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-        await asyncio.sleep(min(wait, longest))
+        wait = first * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+        wait = min(wait if error.retry_after is None else error.retry_after, longest)
+        if time.monotonic() - self._told >= TOLD_SECONDS:
+            self._told = time.monotonic()
+            self.note(f"{error}; trying again in {wait:.1f} s")
+        await asyncio.sleep(wait)
 
     def _count(self, completion: Completion) -> None:
         self._deaths = self._failures = 0

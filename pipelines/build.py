@@ -1,7 +1,7 @@
 """From a recipe to stages, and from stages to a finished workspace."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 from generators.engines import create_engine
@@ -10,6 +10,7 @@ from pipelines.curate import CorpusStage, RulesStage
 from pipelines.damage import damage_named, is_cut, put_aside
 from pipelines.engine_pool import EnginePool, MakeEngine
 from pipelines.export import ExportStage
+from pipelines.files import named
 from pipelines.ingest_stage import IngestStage
 from pipelines.journal import Journal, ending
 from pipelines.manifest import Manifest, load_manifest
@@ -140,7 +141,7 @@ async def build(
     run is done or has failed, but not where it was stopped: who stops a run does not want to wait."""
     async with opened(recipe_path, workspace, limit, progress, make_engine) as (context, engines):
         stages = choose(make_stages(context.recipe, engines), stage)
-        with workspace.lock(), damage_named(workspace):
+        with workspace.lock(), named(workspace.root), damage_named(workspace):
             run = RunRecord(workspace, context.recipe, context.run_id)
             run.start()
             error: BaseException | None = None
@@ -162,7 +163,9 @@ async def build(
                 error = raised
                 raise
             finally:
-                run.finish(ending(error))
-                build_catalog(workspace)
+                # Where the disk is full, the error on its way says so, and a part that is damaged has been named.
+                with suppress(OSError) if error is not None else nullcontext():
+                    run.finish(ending(error))
+                    build_catalog(workspace)
                 if ended is not None and ending(error) != "interrupted":
                     await ended()

@@ -1,5 +1,7 @@
 """The catalog: `catalog.duckdb`, views over the Parquet parts that manifests name. Derived, rebuilt at any time."""
 
+import errno
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +46,14 @@ def build_catalog(workspace: Workspace) -> list[Path]:
     parts = {table: [file for file in files if file not in gone] for table, files in parts.items()}
     with atomic_path(workspace.catalog) as temporary:
         temporary.unlink(missing_ok=True)
-        with duckdb.connect(str(temporary)) as connection:
-            _create_views(connection, parts)
+        try:
+            with duckdb.connect(str(temporary)) as connection:
+                _create_views(connection, parts)
+        except duckdb.Error as error:
+            for number in (errno.ENOSPC, errno.EDQUOT):  # whatever kind of error it is
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number), str(workspace.catalog)) from error
+            raise
     return gone
 
 
@@ -96,7 +104,8 @@ def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
             raise UserError(f"{gone[0]}: is gone, and a manifest names it; run the recipe again to make it anew")
     except (OSError, duckdb.IOException) as error:
         if not workspace.catalog.exists():  # a read-only folder is fine as long as it has a catalog
-            raise RunError(f"{workspace.catalog}: cannot be written: {error}") from error
+            why = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+            raise RunError(f"{workspace.catalog}: cannot be written: {why}") from error
     except duckdb.Error as error:
         raise UserError(f"{_one_line(error)}; run the recipe again to make it anew") from error
     connection = duckdb.connect(str(workspace.catalog), read_only=True)

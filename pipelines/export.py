@@ -12,7 +12,7 @@ from pipelines.catalog import query
 from pipelines.code_version import code_version
 from pipelines.curated import curation
 from pipelines.export_configs import CONFIGS, Reading, schema_of
-from pipelines.files import discard, replace_folder
+from pipelines.files import discard, named, replace_folder
 from pipelines.manifest import UnitRecord
 from pipelines.pairs import score_units
 from pipelines.shards import write_rows
@@ -20,7 +20,7 @@ from pipelines.stages import Context, Stage, Unit
 from pipelines.styles import LeftOut
 from pipelines.workspace import Workspace
 from pipelines.writers import complete, writer_for
-from schemas.errors import UserError
+from schemas.errors import RunError, UserError
 from schemas.export import Export
 from schemas.ids import digest
 from schemas.states import State
@@ -65,6 +65,10 @@ class ExportStage(Stage):
         return [Unit("all", fingerprint)]
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
+        with named(self.folder(context)):
+            return self._write(unit, context)
+
+    def _write(self, unit: Unit, context: Context) -> UnitRecord:
         final = self.folder(context)
         if final.is_symlink():  # an export replaces its folder as a whole
             raise UserError(
@@ -125,5 +129,10 @@ def copy_export(folder: Path, to: Path) -> None:
     final = to.resolve()
     temporary = final.with_name(f".{final.name}.tmp")
     discard(temporary)
-    shutil.copytree(folder, temporary)
+    try:
+        shutil.copytree(folder, temporary)
+    except shutil.Error as error:  # all that went wrong
+        discard(temporary)
+        why = str(error.args[0][0][2]).partition(": '")[0]
+        raise RunError(f"{to}: the export could not be copied: {why}") from error
     replace_folder(temporary, final)

@@ -11,13 +11,25 @@ from typing import Any
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError of the system that names no file (Arrow's, a full disk's) names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        sync(temporary)
+        with named(path):
+            yield temporary
+            sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow.parquet as pq
+
 from generators.base import Cost
 from generators.engines.none import NoEngine
 from generators.prompts import template, version
@@ -13,11 +15,11 @@ from generators.runner import Outcome, Runner, Task
 from pipelines.code_version import code_version
 from pipelines.curated import curated_documents
 from pipelines.engine_pool import EnginePool
-from pipelines.manifest import UnitRecord
+from pipelines.manifest import Manifest, UnitRecord
 from pipelines.rows import Draw, candidates, draw, load, shards
 from pipelines.shards import Part, Row, write_rows
 from pipelines.stages import Context, Stage, Unit
-from schemas.errors import UserError
+from schemas.errors import RunError, UserError
 from schemas.ids import canonical_json, content_id, derive_seed, digest
 from schemas.methods import MethodConfig
 from schemas.rows import Document, Instruction, Messages, Preference, Record, Sample
@@ -105,6 +107,8 @@ class GenerateStage(Stage):
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         runner, others = await self.engines.runners(self.config.engine, self.config.step_engines)
         context.progress.watch(runner)
+        for one in (runner, *others.values()):
+            one.note = context.progress.note
         outcomes = await runner.run(
             self.generator,
             self.tasks(unit.work, context),
@@ -115,6 +119,9 @@ class GenerateStage(Stage):
         )
         self.settle(outcomes, context)
         return self.write(unit, outcomes, runner, context)
+
+    def check(self, manifest: Manifest, context: Context) -> None:
+        check_answered(manifest, context)
 
     def settle(self, outcomes: list[Outcome], context: Context) -> None:
         """What only the rows of a unit together decide."""
@@ -208,6 +215,17 @@ def unit_record(unit: Unit, parts: list[Part], outcomes: list[Outcome]) -> UnitR
     return UnitRecord(
         unit.fingerprint, parts, len(outcomes), dict(sorted(states.items())), retry=State.FAILED.value in states
     )
+
+
+def check_answered(manifest: Manifest, context: Context) -> None:
+    """RunError where every row of a stage failed for want of an answer: its server is wrong, not its rows."""
+    if manifest.states != {State.FAILED.value: manifest.rows_in}:
+        return
+    for part in manifest.parts("row_states"):
+        for row in pq.read_table(context.workspace.root / part.file, columns=["reason", "detail"]).to_pylist():
+            if row["reason"] not in ("engine_error", "engine_died"):
+                return
+    raise RunError(f"{manifest.stage}: none of {manifest.rows_in} rows got an answer, {row['detail']}")
 
 
 def prompt_versions(outcome: Outcome, method: str) -> str:

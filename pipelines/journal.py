@@ -6,11 +6,13 @@ run_end.
 
 import json
 import time
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipelines.files import named
 from pipelines.manifest import Manifest, UnitRecord
 from pipelines.stages import Context, Progress, RunUnit, Stage, Unit
 
@@ -29,12 +31,13 @@ class Journal:
         self._began = self._told = time.monotonic()
         path = context.workspace.logs / f"{context.run_id}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", buffering=1, encoding="utf-8")  # a line at a time
+        self._path, self._file = path, path.open("a", buffering=1, encoding="utf-8")  # a line at a time
         self.write("run_begin", recipe=context.recipe.name, recipe_hash=context.recipe_hash, stages=self._stages)
 
     def write(self, event: str, **fields: Any) -> None:
         head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": event}
-        self._file.write(json.dumps({**head, **fields}, ensure_ascii=False) + "\n")
+        with named(self._path):
+            self._file.write(json.dumps({**head, **fields}, ensure_ascii=False) + "\n")
 
     @property
     def percent(self) -> float:
@@ -90,10 +93,10 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self.write("error", stage=self._name, type=type(error).__name__, text=str(error))
-        self.write("run_end", status=ending(error))
-        self._file.close()
+        with suppress(OSError) if error is not None else nullcontext(), self._file:  # a full disk is told already
+            if error is not None:
+                self.write("error", stage=self._name, type=type(error).__name__, text=str(error))
+            self.write("run_end", status=ending(error))
 
 
 def ending(error: BaseException | None) -> str:

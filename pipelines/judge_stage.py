@@ -15,8 +15,8 @@ from generators.registry import imported_modules
 from generators.runner import Outcome, Runner, Task
 from pipelines.code_version import code_version
 from pipelines.engine_pool import EnginePool
-from pipelines.generate import prompt_versions, unit_record, write_calls
-from pipelines.manifest import UnitRecord
+from pipelines.generate import check_answered, prompt_versions, unit_record, write_calls
+from pipelines.manifest import Manifest, UnitRecord
 from pipelines.score import ScoreStage, Shard
 from pipelines.score_worker import read_rows
 from pipelines.shards import Row, write_rows
@@ -87,6 +87,8 @@ class JudgeStage(ScoreStage):
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
         runner, others = await self.engines.runners(self.config.engine, self.config.step_engines)
         context.progress.watch(runner)
+        for one in (runner, *others.values()):
+            one.note = context.progress.note
         outcomes = await runner.run(
             self.judge,
             self._tasks(unit.work, context),
@@ -102,6 +104,9 @@ class JudgeStage(ScoreStage):
             *write_calls(root, self.name, name, self.config.scorer, outcomes),
         ]
         return unit_record(unit, parts, outcomes)
+
+    def check(self, manifest: Manifest, context: Context) -> None:
+        check_answered(manifest, context)
 
     def _lines(self, outcome: Outcome, runner: Runner, context: Context) -> Iterator[Row]:
         for record in outcome.records:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, named
 from schemas.tables import TABLES
 
 ROW_GROUP_BYTES = 8_000_000  # small groups: a reader holds one at a time, and documents are long
@@ -118,7 +118,8 @@ class TableWriter:
             return
         if self._open is None:
             self._open = self._begin_part()
-        self._open[2].write_table(table)
+        with named(self._workspace / self._open[0]):
+            self._open[2].write_table(table)
         self._written += self._held
         self._part_rows += table.num_rows
         self._held = 0
@@ -147,8 +148,9 @@ class TableWriter:
         if self._open is None:
             return
         name, context, writer = self._open
-        writer.close()
-        context.__exit__(None, None, None)
+        with named(self._workspace / name):
+            writer.close()
+            context.__exit__(None, None, None)
         self.parts.append(Part(self._table, name, self._part_rows))
         self._open, self._written, self._part_rows = None, 0, 0
 

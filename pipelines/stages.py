@@ -109,6 +109,9 @@ class Stage(ABC):
             return False
         return self.intact(record, context)
 
+    def check(self, manifest: Manifest, context: Context) -> None:  # noqa: B027
+        """All units have been done: RunError where what they made is nothing to go on with."""
+
     def close(self) -> None:  # noqa: B027
         """The stage has ended, well or not: let go of what it holds beside its files."""
 
@@ -147,6 +150,7 @@ async def execute(stage: Stage, context: Context, run_unit: RunUnit = run_direct
     finally:
         stage.close()
         manifest.save(path)
+    stage.check(manifest, context)
     manifest.done = True
     manifest.units = {unit.key: manifest.units[unit.key] for unit in units}  # plan order, not order of finishing
     manifest.save(path)

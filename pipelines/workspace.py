@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pipelines.files import remove_leftovers
+from pipelines.files import named, remove_leftovers
 from schemas.errors import UserError
 
 
@@ -42,9 +42,10 @@ class Workspace:
                 handle.seek(0)
                 owner = handle.read().strip() or "unknown"
                 raise UserError(f"{self.root}: another run (process {owner}) is using this workspace")
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            with named(self.root):
+                handle.truncate(0)
+                handle.write(str(os.getpid()))
+                handle.flush()
             remove_leftovers(self.root)
             shutil.rmtree(self.scratch, ignore_errors=True)
             yield

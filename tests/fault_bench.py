@@ -17,6 +17,7 @@ from tests.crash_driver import in_ledger, snapshot
 from tests.faulty_server import FaultyServer
 
 ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "flows"]
 MEASURED = ("seconds", "cached_tokens")  # what the first answer measured
 
 
@@ -60,17 +61,20 @@ class Bench:
             assert len(server.answered) == len(set(server.answered))
         self.files, self.rows, self.requests = without_requests(self.whole), rows(self.whole), requests(self.whole)
 
-    def command(self, workspace: Path) -> list[str]:
+    def command(self, workspace: Path, limit: int | None = None) -> list[str]:
         return [
-            sys.executable, "-m", "flows", "run", str(self.recipe), "--no-prefect", "--workspace", str(workspace)
+            *COMMAND, "run", str(self.recipe), "--no-prefect", "--workspace", str(workspace),
+            *(["--limit", str(limit)] if limit is not None else []),
         ]  # fmt: skip
 
-    def start(self, workspace: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, workspace: Path, environment: Mapping[str, str] | None = None, limit: int | None = None
+    ) -> subprocess.Popen[str]:
         """A run as a process. What the ledger holds now must not be asked again."""
         self._answers_before = len(self.server.answered) if self.server is not None else 0
         self._recorded = responses(workspace / "ledger.sqlite")
         return subprocess.Popen(
-            self.command(workspace), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            self.command(workspace, limit), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **(environment or {})},
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from benchmarks.faults import FIRST, SCENARIOS, NotHere, opened, through
+from tests.faulty_server import FOR_EVER
 
 QUICK = ("the server: half a body, once", "a truncated part", "a part with flipped bytes", "a cut manifest", "SIGTERM",
          "two runs at once")  # fmt: skip
@@ -48,3 +49,15 @@ def test_what_a_server_repeats_of_the_key_is_written_nowhere(bench, tmp_path, mo
         for path in (tmp_path / f"w{number}").rglob("*"):
             if path.is_file():
                 assert key.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_ends_a_small_run_too(tmp_path):
+    """Fewer rows than the requests after which the engine is given up: none has an answer, so the run has failed."""
+    with opened(tmp_path / "recipe") as bench:
+        bench.server.fault, bench.server.left = "429", FOR_EVER
+        ended = bench.ended(bench.start(tmp_path / "w", limit=2))
+        assert ended.code == 1 and "generate.long_qa: none of 2 rows got an answer" in ended.sentence, ended
+        assert f"{bench.server.url}/v1/chat/completions answers HTTP 429" in ended.sentence
+        bench.server.left = 0
+        assert bench.finish(tmp_path / "w").is_none

@@ -283,6 +283,15 @@ def test_no_server_makes_us_wait_longer_than_our_own_longest(tmp_path):
     assert written(bench.run(rows(["q"]))) == ["<q>"]
 
 
+def test_why_a_request_waits_is_told_once_a_minute(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BACKOFF", (0.01, 0.1))
+    bench = Bench(tmp_path, failing(3, lambda: EngineError("SERVER is busy", retry_after=3600)))
+    told: list[str] = []
+    bench.runner.note = told.append
+    assert written(bench.run(rows(["q"]))) == ["<q>"]
+    assert told == ["SERVER is busy; trying again in 0.1 s"]
+
+
 # ---------------------------------------------------------------- engines that die
 
 

@@ -8,6 +8,8 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ from generators.engines.base import (
     Prepared,
     PromptTooLong,
 )
-from generators.engines.openai_http import Http
+from generators.engines.openai_http import MAX_BODY, SMALL_BODY, Http
 from generators.engines.replicas import Replica, choose, parse_base_urls
 from schemas.engines import OpenAIEngine
 from schemas.errors import UserError
 
 CHECK_SECONDS = 30.0  # for the small requests of `start`, which cost a server nothing
+TOKEN_BYTES = 256  # of an answer for each of its tokens: longer ones than any model has, with every character escaped
 LEFT_OUT_SECONDS = (1.0, 60.0)  # first and longest wait before a server that failed is looked at again
 
 log = logging.getLogger(__name__)
@@ -81,13 +84,17 @@ class OpenAIClient(Engine):
         body = wire.generate_body(self._config.model, request, self._vllm)
         replica = choose(self._replicas, request.group)
         started = time.perf_counter()
+        url = replica.completions if request.raw else replica.chat
         try:
-            answer = await self._post(replica, replica.completions if request.raw else replica.chat, body)
+            answer = await self._post(replica, url, body, TOKEN_BYTES * request.sampling.max_tokens)
         except BadRequest as error:
             if (too_long := wire.too_long(error, prepared, self._window())) is not None:
                 raise too_long from error
             raise
-        return wire.parse_completion(answer, request.raw, time.perf_counter() - started)
+        with self._understood(replica, url):
+            completion = wire.parse_completion(answer, request.raw, time.perf_counter() - started)
+        replica.wait = None
+        return completion
 
     async def _count(self, request: ChatRequest) -> int:
         if self._config.tokenizer is not None:
@@ -97,7 +104,9 @@ class OpenAIClient(Engine):
             return wire.estimate_tokens(request)
         replica = choose(self._replicas, request.group)
         body = wire.tokenize_body(self._config.model, request)
-        return wire.parse_count(await self._post(replica, replica.tokenize, body))
+        answer = await self._post(replica, replica.tokenize, body)
+        with self._understood(replica, replica.tokenize):
+            return wire.parse_count(answer)
 
     def _count_here(self, tokenizer: str, request: ChatRequest) -> int:
         from generators.models import load_tokenizer
@@ -105,20 +114,36 @@ class OpenAIClient(Engine):
         counter = load_tokenizer(tokenizer, self._base_dir)  # loaded once per process
         return sum(counter.count(message.content) for message in request.messages) + wire.template_tokens(request)
 
-    async def _post(self, replica: Replica, url: URL, body: dict[str, Any]) -> bytes:
+    async def _post(self, replica: Replica, url: URL, body: dict[str, Any], answer_bytes: int = 0) -> bytes:
+        """The answer's body: at most `answer_bytes` and what repeats the request, as text or as numbers of tokens."""
         assert self._http is not None, "start() comes first"
         replica.in_flight += 1
+        data = json.dumps(body).encode()
+        limit = min(MAX_BODY, SMALL_BODY + 16 * len(data) + answer_bytes)
         try:
-            answer = await self._http.exchange("POST", url, json.dumps(body).encode())
+            answer = await self._http.exchange("POST", url, data, limit=limit)
         except EngineError as error:
             self._leave_out(replica, error)
             raise
         finally:
             replica.in_flight -= 1
+        if answer.status >= 500:
+            wrong = self._http.error(url, answer)
+            self._leave_out(replica, wrong)
+            raise wrong
         replica.up = True
         if answer.status != 200:
             raise self._http.error(url, answer)
         return answer.body
+
+    @contextmanager
+    def _understood(self, replica: Replica, url: URL) -> Iterator[None]:
+        """A server whose answers are none is named, and left out like one that does not answer."""
+        try:
+            yield
+        except EngineError as error:
+            self._leave_out(replica, error)
+            raise EngineError(f"{url}: {error}") from error
 
     def _window(self) -> int:
         return min(replica.window for replica in self._replicas if replica.window is not None)
@@ -180,7 +205,10 @@ class OpenAIClient(Engine):
     async def _check(self, http: Http, replica: Replica) -> None:
         """See that the server answers, serves the model and counts tokens; then it is up."""
         body = await self._ask(http, "GET", replica.models)
-        replica.window = wire.parse_window(body, str(replica), self._config.model, self._config.max_model_len)
+        try:
+            replica.window = wire.parse_window(body, str(replica), self._config.model, self._config.max_model_len)
+        except EngineError as error:
+            raise EngineError(f"{replica.models}: {error}") from error
         if self._vllm and self._config.tokenizer is None:
             probe = wire.tokenize_body(self._config.model, wire.PROBE)
             try:
@@ -210,7 +238,7 @@ class OpenAIClient(Engine):
 
     # ------------------------------------------------------------ servers that fail
 
-    def _leave_out(self, replica: Replica, error: EngineError) -> None:
+    def _leave_out(self, replica: Replica, error: Exception) -> None:
         """Give it no more requests until it answers again. The only server is tried all the same."""
         replica.up = False
         if len(self._replicas) > 1 and replica not in self._watchers:
@@ -218,11 +246,12 @@ class OpenAIClient(Engine):
             self._watchers[replica] = asyncio.create_task(self._watch(replica))
 
     async def _watch(self, replica: Replica) -> None:
-        wait, longest = LEFT_OUT_SECONDS
+        first, longest = LEFT_OUT_SECONDS
         try:
             while not replica.up:  # an answer to a request that was already under way counts too
+                wait = replica.wait or first
+                replica.wait = min(2 * wait, longest)
                 await asyncio.sleep(wait)
-                wait = min(2 * wait, longest)
                 assert self._http is not None
                 try:
                     await self._check(self._http, replica)

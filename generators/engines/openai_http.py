@@ -16,6 +16,7 @@ CONNECT_SECONDS = 10.0  # to open a connection; a host that is up answers in mil
 # vLLM, closes after 5 s.
 KEEP_ALIVE_SECONDS = 4.0
 MAX_BODY = 64 * 2**20  # bytes of an answer
+SMALL_BODY = 2**20  # of one that holds nothing long
 
 
 class Answer(NamedTuple):
@@ -57,21 +58,23 @@ class Http:
     async def close(self) -> None:
         await self._session.close()
 
-    async def exchange(self, method: str, url: URL, body: bytes | None = None, seconds: float | None = None) -> Answer:
+    async def exchange(
+        self, method: str, url: URL, body: bytes | None = None, seconds: float | None = None, limit: int = MAX_BODY
+    ) -> Answer:
         """The answer, whatever its status. `seconds` limits the whole exchange (default: the session's limit).
 
-        Raises EngineError when the server cannot be reached, breaks off, takes too long or sends more than MAX_BODY.
-        Cancelling closes the connection.
+        Raises EngineError when the server cannot be reached, breaks off, takes too long or sends more than `limit`
+        bytes. Cancelling closes the connection.
         """
         timeout = self._timeout if seconds is None else self._client_timeout(seconds)
         try:
             async with self._session.request(
                 method, url, data=body, timeout=timeout, allow_redirects=False
             ) as response:
-                return Answer(response.status, response.headers, await _read(response))
+                return Answer(response.status, response.headers, await _read(response, limit))
         except TimeoutError as error:
-            limit = self.timeout_seconds if seconds is None else seconds
-            reason = str(error) or f"no answer within {limit:g} s"
+            waited = self.timeout_seconds if seconds is None else seconds
+            reason = str(error) or f"no answer within {waited:g} s"
         except (aiohttp.ClientError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
         # Raised out here so that aiohttp's exception, which may hold the request headers, is not chained to it.
@@ -83,13 +86,13 @@ class Http:
         return wire.status_error(str(url), answer.status, answer.headers, body, self.key_env)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > MAX_BODY:
+        if size > limit:
             response.close()
-            raise aiohttp.ClientPayloadError(f"more than {MAX_BODY:,} bytes")
+            raise aiohttp.ClientPayloadError(f"more than {limit:,} bytes")
         chunks.append(chunk)
     return b"".join(chunks)

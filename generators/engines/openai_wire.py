@@ -229,7 +229,9 @@ def status_error(url: str, status: int, headers: Mapping[str, str], body: bytes,
         return UserError(f"{url} does not accept {key} (HTTP {status})")
     message = f"{url} answers HTTP {status}: {_server_message(body)}"
     if status in (408, 409, 425, 429) or status >= 500:
-        return EngineError(message, retry_after=_retry_after(headers))
+        wait = _retry_after(headers)
+        asked = f" (it asks for a wait of {wait:,.0f} s)" if wait else ""
+        return EngineError(message + asked, retry_after=wait)
     return BadRequest(message)
 
 
@@ -269,13 +271,15 @@ def _shorten(text: bytes | str) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from now; None for nonsense and for no wait at all, such as a date that is past by our clock."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
+        return float(value) or None
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:  # "-0000", which the standard reads as UTC
         when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    seconds = (when - datetime.now(UTC)).total_seconds()
+    return seconds if seconds > 0 else None

@@ -12,12 +12,14 @@ from schemas.errors import UserError
 @dataclass(slots=True, eq=False)
 class Replica:
     """One base URL. `window` (tokens) is None until the server has been seen to serve the model; `up` is False
-    while it is left out after a transport error. Paths of the API are built once: parsing URLs is slow."""
+    while it is left out after an error, for `wait` seconds and longer each time (None: it has answered since). Paths
+    of the API are built once: parsing URLs is slow."""
 
     root: URL
     in_flight: int = 0
     window: int | None = None
     up: bool = False
+    wait: float | None = None
     models: URL = field(init=False)
     chat: URL = field(init=False)
     completions: URL = field(init=False)

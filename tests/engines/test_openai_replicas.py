@@ -100,6 +100,35 @@ def test_a_server_that_dies_is_left_out_and_comes_back(monkeypatch, caplog):
     assert caplog.text.count("left out") == 1
 
 
+@pytest.mark.parametrize("wrong", [web.Response(status=500), web.Response(text="{}"), web.Response(text="busy")])
+def test_a_server_that_is_wrong_for_ever_is_asked_ever_less(monkeypatch, caplog, wrong):
+    """It lists its models, so it is taken in again and again, each time later: the other one answers meanwhile."""
+    monkeypatch.setattr(client_module, "LEFT_OUT_SECONDS", (0.05, 60))
+    servers = [Server(), Server()]
+
+    async def nonsense(request: web.Request) -> web.Response:
+        return web.Response(status=wrong.status, text=wrong.text)
+
+    async def main():
+        async with running(*servers) as client:
+            home: Replica = choose(client._replicas, "g")
+            own = next(server for server in servers if server.url == str(home))
+            own.reply = nonsense
+            answers = 0
+            for _ in range(100):
+                try:
+                    answers += (await client.generate(Prepared(chat(group="g"), 1))).text == "hello"
+                except EngineError as error:
+                    assert str(home.chat) in str(error)
+                    assert not home.up
+                await asyncio.sleep(0.01)
+            return answers, len(own.generated())
+
+    answers, wrong_ones = asyncio.run(main())
+    assert answers + wrong_ones == 100 and 2 <= wrong_ones <= 6
+    assert caplog.text.count("is left out") == wrong_ones
+
+
 def test_a_server_that_is_dead_at_start_is_taken_in_later(monkeypatch):
     monkeypatch.setattr(client_module, "LEFT_OUT_SECONDS", (0.05, 0.2))
     living, dead = Server(window=1000), Server(window=500)
