@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
-
 from generators.base import Cost
 from generators.engines.none import NoEngine
 from generators.prompts import template, version
@@ -17,7 +15,7 @@ from pipelines.curated import curated_documents
 from pipelines.engine_pool import EnginePool
 from pipelines.manifest import Manifest, UnitRecord
 from pipelines.rows import Draw, candidates, draw, load, shards
-from pipelines.shards import Part, Row, write_rows
+from pipelines.shards import Part, Row, read_part, write_rows
 from pipelines.stages import Context, Stage, Unit
 from schemas.errors import RunError, UserError
 from schemas.ids import canonical_json, content_id, derive_seed, digest
@@ -222,7 +220,7 @@ def check_answered(manifest: Manifest, context: Context) -> None:
     if manifest.states != {State.FAILED.value: manifest.rows_in}:
         return
     for part in manifest.parts("row_states"):
-        for row in pq.read_table(context.workspace.root / part.file, columns=["reason", "detail"]).to_pylist():
+        for row in read_part(context.workspace.root / part.file, ["reason", "detail"]).to_pylist():
             if row["reason"] not in ("engine_error", "engine_died"):
                 return
     raise RunError(f"{manifest.stage}: none of {manifest.rows_in} rows got an answer, {row['detail']}")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from generators.ledger import Entry, Ledger, is_sound
 from generators.salvage import salvage
 from pipelines.files import sync
+from pipelines.shards import open_part
 from pipelines.workspace import Workspace
 from schemas.errors import UserError
 
@@ -74,8 +74,7 @@ def _requests(workspace: Workspace) -> Iterator[tuple[Any, ...]]:
     names = [name for name in Entry.__slots__ if name != "revision"]
     for path in sorted((workspace.root / "tables" / "requests").glob("part-*.parquet")):
         try:
-            file = pq.ParquetFile(path)
-            for batch in file.iter_batches(_BATCH, columns=names):
+            for batch in open_part(path).iter_batches(_BATCH, columns=names):
                 for row in batch.to_pylist():
                     entry = Entry(**row, revision=None)
                     yield (*entry.row(), path.stat().st_mtime, entry.checksum())
