@@ -73,20 +73,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def entry() -> int:
-    """The program `longloom`. Its child processes import nothing from the current folder, which may be someone else's:
-    `python -m pip` would run a pip.py that lies there."""
+    """The program `longloom`, in whatever surroundings it was started."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        # A locale without UTF-8 could name no file that is not in it, nor show most texts.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    for name in ("stdout", "stderr"):  # closed by whoever started us: `>&-`
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    # Child processes import nothing from the current folder, which may be someone else's: `python -m pip` would run a
+    # pip.py that lies there.
     os.environ["PYTHONSAFEPATH"] = "1"
     return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 the run failed, 2 the input was wrong."""
-    for name in ("stdout", "stderr"):  # closed by whoever started us: `>&-`
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-    if argv is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        # A locale without UTF-8 could name no file that is not in it, nor show most texts.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     arguments = parser().parse_args(argv)
     from flows import commands
 
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("longloom: stopped; the same command continues where it was", file=sys.stderr)
         return 128 + (stopped[0] if stopped else signal.SIGINT)
     except OSError as error:  # a full disk, a folder that cannot be written; BrokenPipeError is one too
-        _drop_unwritable()
+        drop_unwritable()
         return 0 if isinstance(error, BrokenPipeError) else _fail(1, _told(error))  # 0: `longloom sql ... | head`
     return 0
 
@@ -131,7 +132,7 @@ def _stop_gently() -> list[int]:
     return stopped
 
 
-def _drop_unwritable() -> None:
+def drop_unwritable() -> None:
     """What is still buffered for a stdout that takes no more goes nowhere, or Python would complain at its end."""
     try:
         sys.stdout.flush()

@@ -1,11 +1,11 @@
 """Progress as one small interface with three forms: a live terminal line, plain lines, silence."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from flows.cli import drop_unwritable
 from pipelines.stages import Progress, Silence
 
 LINE_SECONDS = 10.0  # between two plain lines
@@ -71,7 +71,7 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_unwritable()
 
 
 class Lines:

@@ -37,7 +37,7 @@ _COLUMNS = (
 _INSERT = f"INSERT OR IGNORE INTO requests ({_COLUMNS}, created, checksum) VALUES ({', '.join('?' * 16)})"
 _SELECT = f"SELECT {_COLUMNS}, checksum FROM requests WHERE request_id = ?"
 LAYOUT_VERSION = 1
-_ADVICE = "; 'longloom recover' with the same --workspace (and --ledger) keeps every answer that can be read"
+_ADVICE = "'longloom recover' with the same --workspace (and --ledger) keeps every answer that can be read"
 
 
 def checksum(request_id: str, response: str, finish_reason: str) -> str:
@@ -123,7 +123,7 @@ class Ledger:
             if _is_full(error):
                 raise self._failure("written", error) from error
             advice = "; move it away or name another with --ledger" if isinstance(error, sqlite3.DatabaseError) else ""
-            advice += "; if it was a ledger, " + _ADVICE.removeprefix("; ") if _is_damage(error) else ""
+            advice += f"; if it was a ledger, {_ADVICE}" if _is_damage(error) else ""
             raise UserError(f"{path}: cannot be used as a ledger: {error}{advice}") from error
         self._thread = threading.Thread(target=self._write_loop, args=(self._connect(),), name="ledger", daemon=True)
         self._thread.start()
@@ -179,18 +179,16 @@ class Ledger:
             return None
         entry = Entry(*row[:-1])
         if row[-1] not in (None, entry.checksum()):
-            raise RunError(f"{self.path}: the answer {request_id} is not what was written{_ADVICE}")
+            raise RunError(f"{self.path}: the answer {request_id} is not what was written; {_ADVICE}")
         return entry
 
     def _failure(self, verb: str, error: Exception) -> RunError:
-        advice = (
-            _ADVICE
-            if _is_damage(error)
-            else "; see that its disk has room and run the same command again"
-            if _is_full(error)
-            else ""
-        )
-        return RunError(f"{self.path}: the ledger could not be {verb}: {error}{advice}")
+        told = f"{self.path}: the ledger could not be {verb}: {error}"
+        if _is_damage(error):
+            return RunError(f"{told}; {_ADVICE}")
+        if _is_full(error):
+            return RunError(f"{told}; see that its disk has room and run the same command again")
+        return RunError(told)
 
     async def put(self, entry: Entry) -> Entry:
         """Record an answer; returns what stands in the ledger (another process may have been first)."""

@@ -1,8 +1,7 @@
 """Conversations as a model's chat template writes them, with what the loss counts, and nothing smuggled in.
 
-A message may quote `<|im_end|>`; in the ids it must stay text. So before rendering, a mark goes into every control
-token that a message quotes; after rendering, the control tokens without a mark were written by the template and become
-*aliases*, tokens of our own which no message holds; then the marks go. The tokenizer reads all other text as text.
+A message may quote `<|im_end|>`; in the ids it must stay text (generators.control_tokens). The control tokens that the
+template wrote become *aliases*, tokens of our own which no message holds. The tokenizer reads all other text as text.
 
 The loss counts what the model must say: of each assistant turn what follows the prompt that the template makes of all
 before it, up to and with the control token that ends the turn. Templates with `{% generation %}` say it themselves.
@@ -12,8 +11,10 @@ import re
 from datetime import date
 from typing import Any
 
-OPEN, CLOSE, _MARK = "\ufdd0", "\ufdd1", "\ufdd2"  # Unicode keeps these free of characters, for inner use like this
-_RESERVED = re.compile(f"[{OPEN}-{_MARK}]")
+from generators.control_tokens import MARK, ControlTokens, unmarked
+
+OPEN, CLOSE = "\ufdd0", "\ufdd1"  # Unicode keeps these free of characters too
+_RESERVED = re.compile(f"[{OPEN}{CLOSE}{MARK}]")
 _GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
 _ROLES = ("system", "user", "assistant")
 _TODAY = date(2024, 7, 26)  # of templates that write the date: what Llama 3's say without a clock
@@ -36,11 +37,8 @@ class ChatRenderer:
     def __init__(self, template: str, named: dict[str, str], controls: dict[str, int]) -> None:
         self._template = template
         self._named = named
-        self._controls = controls
+        self._controls = ControlTokens(controls)
         self._marked = _GENERATION.search(template) is not None
-        found = "|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)) or "(?!)"
-        self._written = re.compile(found)
-        self._quoted = re.compile(f"(?=(?:{found}))(.)", re.DOTALL)  # character by character: one may overlap another
 
     def parts(self, messages: list[Message], everything: bool) -> list[tuple[str, bool]]:
         """Texts that make up the conversation, with aliases, and whether the loss counts them; it counts all if
@@ -66,13 +64,13 @@ class ChatRenderer:
         content = message["content"]
         if _RESERVED.search(content):
             raise Unrenderable("reserved_character")
-        marked = self._quoted.sub(rf"\1{_MARK}", content)
-        if self._written.search(marked):  # of one character: nothing to put a mark into
+        marked = self._controls.mark(content)
+        if self._controls.written.search(marked):  # of one character: nothing to put a mark into
             raise Unrenderable("control_character")
         return {"role": message["role"], "content": marked}
 
     def _aliased(self, text: str) -> str:
-        return self._written.sub(lambda match: alias(self._controls[match[0]]), text).replace(_MARK, "")
+        return unmarked(self._controls.written.sub(lambda match: alias(self._controls.ids[match[0]]), text))
 
     def _by_prefixes(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
         text, _ = self._render(messages)
@@ -89,7 +87,7 @@ class ChatRenderer:
 
     def _turn(self, said: str) -> int:
         """Where a turn ends: after its last control token if only blanks follow, else with its text."""
-        ends = [match.end() for match in self._written.finditer(said)]
+        ends = [match.end() for match in self._controls.written.finditer(said)]
         return ends[-1] if ends and not said[ends[-1] :].strip() else len(said)
 
     def _render(self, messages: list[Message], prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:

@@ -103,12 +103,17 @@ class EnginePool:
                 self._runners[name] = Runner(engine, self._ledger, window, self.tokenizer(name), self.recipe.seed)
             return self._runners[name]
 
-    async def runners(self, name: str | None, steps: Mapping[str, str]) -> tuple[Runner, dict[str, Runner]]:
-        """The runner of an engine, and by step those of the steps that another one answers."""
+    async def runners(
+        self, name: str | None, steps: Mapping[str, str], note: Callable[[str], None]
+    ) -> tuple[Runner, dict[str, Runner]]:
+        """The runner of an engine, and by step those of the steps that another one answers. `note` is told why their
+        requests wait."""
         beside = set(steps.values())
         runner = await self.runner(name, *beside)
         keep = (*beside, *([name] if name is not None else []))
         others = {one: await self.runner(one, *keep) for one in sorted(beside)}
+        for one in (runner, *others.values()):
+            one.note = note
         return runner, {step: others[one] for step, one in steps.items()}
 
     async def scorer(self, config: ScorerConfig) -> ScorerProcess:

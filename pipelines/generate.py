@@ -103,10 +103,8 @@ class GenerateStage(Stage):
         return None
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
-        runner, others = await self.engines.runners(self.config.engine, self.config.step_engines)
+        runner, others = await self.engines.runners(self.config.engine, self.config.step_engines, context.progress.note)
         context.progress.watch(runner)
-        for one in (runner, *others.values()):
-            one.note = context.progress.note
         outcomes = await runner.run(
             self.generator,
             self.tasks(unit.work, context),

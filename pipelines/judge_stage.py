@@ -85,10 +85,8 @@ class JudgeStage(ScoreStage):
         return self.judge.cost(rows, 0)
 
     async def run(self, number: int, unit: Unit, context: Context) -> UnitRecord:
-        runner, others = await self.engines.runners(self.config.engine, self.config.step_engines)
+        runner, others = await self.engines.runners(self.config.engine, self.config.step_engines, context.progress.note)
         context.progress.watch(runner)
-        for one in (runner, *others.values()):
-            one.note = context.progress.note
         outcomes = await runner.run(
             self.judge,
             self._tasks(unit.work, context),

@@ -31,7 +31,8 @@ from schemas.tokenise import Tokenise
 SHARD_BYTES = 16_000_000  # of text, before compression
 _WORTH_PROCESSES = 6_000_000  # bytes of Parquet; less is done before processes have started
 _BATCH_CHARS = 2_000_000  # texts that are encoded together
-CODE = ("pipelines/tokenise.py", "pipelines/encod*.py", "generators/models.py")  # what decides ids and masks
+# What decides ids and masks.
+CODE = ("pipelines/tokenise.py", "pipelines/encod*.py", "generators/models.py", "generators/control_tokens.py")
 _ID = {"documents": "document_id", "samples": "sample_id"}
 _COLUMNS = {
     "documents": ["document_id", "source", "text"],

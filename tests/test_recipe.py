@@ -13,6 +13,7 @@ from schemas.loading import MAX_ALIASES, MAX_RECIPE_BYTES, load_recipe
 from schemas.model import SamplingConfig
 from schemas.recipe import Recipe
 
+RECIPES = Path(__file__).parent.parent / "recipes"
 GOOD = {
     "name": "small",
     "documents": [{"name": "texts", "type": "inline", "items": ["a text"]}],
@@ -188,7 +189,7 @@ def keys(value, path=()):
             yield from keys(inner, (*path, key))
 
 
-@pytest.mark.parametrize("shipped", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("shipped", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_no_key_of_our_recipes_can_be_misspelt(tmp_path, shipped):
     """A key that nobody reads would be a setting that somebody believes in."""
     value = yaml.safe_load(shipped.read_text("utf-8"))

@@ -1,19 +1,18 @@
 """From messages to token ids, inside an engine process, with the model's own Hugging Face tokenizer."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filters.foreign_models import blame_template, load
+from generators.control_tokens import ControlTokens, unmarked
 from generators.engines.base import BadRequest, ChatRequest, Message
 
 # Stands for the assistant's unfinished answer while a chat template is rendered. Templates may strip or cut what
 # they are given; what they do to this word does no harm, and the real text is put in its place afterwards.
 _UNFINISHED = "LongloomUnfinishedAnswer"
-_MARK = "\ufdd2"  # Unicode keeps it free of characters, for inner use like this
 
 
 class ChatFormat:
@@ -27,18 +26,16 @@ class ChatFormat:
         self._folder = folder
         self._raw_start = self._start_of_raw_prompts()
         added = self.tokenizer.added_tokens_decoder.items()
-        self._controls = {token.content: number for number, token in added if token.special and len(token.content) > 1}
-        found = "|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or "(?!)"
-        self._control = re.compile(found)
-        self._quoted = re.compile(f"(?=(?:{found}))(.)", re.DOTALL)  # character by character: one may overlap another
+        special = {token.content: number for number, token in added if token.special}
+        self._controls = ControlTokens({token: number for token, number in special.items() if len(token) > 1})
 
     def encode(self, request: ChatRequest) -> Sequence[int]:
         """Token ids of the whole prompt. Raises BadRequest if the template refuses the messages."""
         if not request.raw:
             # A template writes its own start-of-text token.
-            if not any(self._control.search(message.content) for message in request.messages):
+            if not any(self._controls.written.search(message.content) for message in request.messages):
                 return self._encode(self.render(request))
-            messages = tuple(Message(one.role, self._marked(one.content)) for one in request.messages)
+            messages = tuple(Message(one.role, self._controls.mark(one.content)) for one in request.messages)
             return self._encode_around(self.render(replace(request, messages=messages)))
         if len(request.messages) != 1 or request.messages[0].role != "user":
             raise BadRequest("a raw prompt is a single user message")
@@ -77,17 +74,14 @@ class ChatFormat:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, **options)
         return ids
 
-    def _marked(self, text: str) -> str:
-        return self._quoted.sub(rf"\1{_MARK}", text)
-
     def _encode_around(self, text: str) -> list[int]:
         """Control tokens without a mark are what they are, all other text is text."""
         ids, place = [], 0
-        for match in self._control.finditer(text):
-            ids += self._encode(text[place : match.start()].replace(_MARK, ""), split_special_tokens=True)
-            ids.append(self._controls[match[0]])
+        for match in self._controls.written.finditer(text):
+            ids += self._encode(unmarked(text[place : match.start()]), split_special_tokens=True)
+            ids.append(self._controls.ids[match[0]])
             place = match.end()
-        return ids + self._encode(text[place:].replace(_MARK, ""), split_special_tokens=True)
+        return ids + self._encode(unmarked(text[place:]), split_special_tokens=True)
 
     def _start_of_raw_prompts(self) -> list[int]:
         """The start-of-text token, for models that were trained with one."""

@@ -42,6 +42,8 @@ SECTIONS: tuple[tuple[str, str, Section], ...] = (
 
 _ORDER = ("ingest", "curate.rules", "curate", "generate", "train", "score", "select", "tokenise", "mix", "pack")
 
+_LAST_FAILED = "SELECT run_id FROM runs WHERE status = 'failed' ORDER BY started DESC LIMIT 1"
+
 # What several sections read. Long tables name rows by a hash of 8 bytes, to keep a million of them small.
 _PREPARED = """
 CREATE TEMP TABLE calls AS
@@ -77,10 +79,10 @@ def write_report(workspace: Workspace, to: Path | None = None) -> Path:
 
 
 def prepare(connection: "duckdb.DuckDBPyConnection", workspace: Workspace) -> None:
-    """The temporary tables `stages` (what manifests know), `errors` (what journals say of failed runs), `calls`,
-    `sizes` and `score_values`."""
+    """The temporary tables `stages` (what manifests know), `errors` (what the journal of the last failed run says),
+    `calls`, `sizes` and `score_values`."""
     connection.execute("CREATE TEMP TABLE errors (run_id VARCHAR, stage VARCHAR, text VARCHAR)")
-    for (run_id,) in connection.execute("SELECT run_id FROM runs WHERE status = 'failed'").fetchall():
+    for (run_id,) in connection.execute(_LAST_FAILED).fetchall():
         journal = workspace.logs / f"{run_id}.jsonl"
         if journal.exists() and (line := last_lines(journal).get("error")) is not None:
             connection.execute("INSERT INTO errors VALUES (?, ?, ?)", [run_id, line["stage"], line["text"]])

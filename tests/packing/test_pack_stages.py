@@ -281,10 +281,9 @@ def test_only_what_changed_is_done_again(tmp_path):
 def test_tokens_depend_on_all_the_code_that_decides_them():
     """Every module of the encoder: another way to write a chat or to cut a text makes all tokens anew."""
     covered = {path.name for pattern in tokenise.CODE for path in ROOT.glob(pattern)}
-    imported = re.findall(
-        r"^from (?:pipelines|generators)\.(\w+) import", (ROOT / "pipelines/encoding.py").read_text(), re.M
-    )
-    assert {"encode_chats", "encode_pieces", "models"} <= set(imported)
+    code = "".join((ROOT / "pipelines" / name).read_text() for name in ("encoding.py", "encode_chats.py"))
+    imported = re.findall(r"^from (?:pipelines|generators)\.(\w+) import", code, re.M)
+    assert {"encode_chats", "encode_pieces", "models", "control_tokens"} <= set(imported)
     assert {f"{name}.py" for name in imported} | {"encoding.py", "tokenise.py"} <= covered
 
 
